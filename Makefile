@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0
+# The front door.  `make help` tells what there is; lab/ has the machinery.
+
+MAKEFLAGS	+= --no-print-directory -rR
+SHELL		:= /bin/bash
+.ONESHELL:
+.SHELLFLAGS	:= -euc
+.SUFFIXES:
+
+include lab/pins.mk
+
+# What a user may set.
+ARCH		?=
+T		?=
+FACTOR		?= 1
+JOBS		?= $(shell nproc)
+KERNEL_SRC	?=
+FILE		?=
+DISCARD		?=
+# Directory of the kernel configuration fragments.
+CONFIG_DIR	?= lab/config
+
+cache		:= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/guest_memfd-lab
+tree		:= build/linux
+tools		:= build/lab
+
+# The two families have names of their own in the kernel.
+arch_x86	:= x86_64
+arch_x86-debug	:= x86_64
+arch_x86-module	:= x86_64
+arch_arm64	:= arm64
+cross_arm64	:= aarch64-linux-gnu-
+image_x86	:= bzImage
+image_x86-debug	:= bzImage
+image_arm64	:= Image
+family_x86	:= x86
+family_x86-debug := x86
+family_arm64	:= arm64
+# Steps of a build from scratch, for the progress line of the first one.
+steps_x86	:= 2500
+steps_x86-debug	:= 2600
+steps_x86-module := 2500
+steps_arm64	:= 2300
+frags_x86	:= common x86 own
+frags_x86-debug	:= common x86 own debug
+frags_x86-module := common x86 own module
+frags_arm64	:= common arm64 own
+
+# Objects are the same in every clone, so that clones share the cache.
+export CCACHE_DIR	:= $(cache)/ccache
+export CCACHE_BASEDIR	:= $(CURDIR)
+export CCACHE_NOHASHDIR	:= 1
+export CCACHE_COMPILERCHECK := content
+export CCACHE_MAXSIZE	:= 12G
+export KBUILD_BUILD_TIMESTAMP := 2026-01-01 00:00:00 UTC
+export KBUILD_BUILD_USER := lab
+export KBUILD_BUILD_HOST := guest_memfd
+export KBUILD_BUILD_VERSION := 1
+export KCPPFLAGS	:= -fmacro-prefix-map=../linux/=
+
+# kbuild, FAMILY-OR-KERNEL: the kernel's make for build/KERNEL.
+kbuild = env -u MAKEFLAGS -u MAKELEVEL make -C $(tree) O=$(CURDIR)/build/$(1) \
+	ARCH=$(arch_$(1)) CROSS_COMPILE=$(cross_$(1)) CC="ccache $(cross_$(1))gcc" -j$(JOBS)
+frags = $(foreach f,$(frags_$(1)),$(CONFIG_DIR)/$(f).config)
+
+.PHONY: help
+help:
+	@cat <<'EOF'
+	make check               build everything, boot it, run all tests
+	make check ARCH=x86      ... of x86 (x86, x86-debug), arm64 (arm64, arm64-protected), host
+	make check T=NAME,...    ... of these names (lab/tests; shell patterns)
+	make list                the tests that ARCH= and T= select
+	make demo [FILE=path]    a guest's private memory, shown with a file of yours
+	make shell [ARCH=x86]    boot the image of a platform to a command loop
+	make gdb [ARCH=x86]      the same, halted, with a gdb port
+	make tree                build/linux: base + patches + own files, one commit a step
+	                         (DISCARD=1: drop edits made there)
+	make export              bring edits and commits of build/linux back here
+	make series              mailable patches in build/series
+	make series-check        build every step on both architectures, checkpatch (long)
+	make kernels             build the kernels and their tests, run nothing
+	make clean               remove build/ (downloads and compiler cache stay)
+
+	FACTOR=2       time-outs times two, for a slow machine
+	KERNEL_SRC=p   a Linux $(BASE_VERSION) tree or tarball instead of Debian's package
+	JOBS=n         compile jobs ($(JOBS))
+	Logs: build/logs, of the previous run: build/logs.old
+	EOF
+
+# lock NAME: one at a time, also between two runs of make.
+lock = mkdir -p build/lab build/logs; exec 8>build/lab/lock-$(1); flock -n 8 || { echo "lab: waiting for another make ($(1))"; flock 8; }
+
+# ---- set-up ----
+
+.PHONY: packages base tree
+packages:
+	@lab/packages.sh
+
+base: packages
+	@$(call lock,base)
+	[ ! -e $(tree)/.git/refs/lab/base ] || exit 0
+	src='$(KERNEL_SRC)'
+	if [ -z "$$src" ]; then
+		src=$$(lab/fetch.sh $(cache) $(BASE_PACKAGE) '$(BASE_DEB)' $(BASE_SUITE) $(BASE_SHA256))
+	fi
+	lab/base.sh "$$src" $(BASE_VERSION)
+
+tree: base
+	@$(call lock,tree)
+	lab/tree.sh $(if $(DISCARD),discard)
+
+$(tools)/%: lab/%.c | packages
+	@mkdir -p $(@D) build/logs
+	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $<
+
+# ---- kernels, test programs, boot images ----
+
+.PHONY: kernel-% image-% kernels
+kernel-%: tree $(tools)/progress
+	@$(call lock,$*)
+	mkdir -p build/$*
+	lab/config.sh $(tree) build/$* $(arch_$*) $(call frags,$*)
+	$(tools)/progress "kernel $*" build/logs/build-$*.log $(steps_$*) \
+		$(call kbuild,$*) $(image_$*)
+
+.PHONY: tests-x86 tests-arm64
+tests-x86 tests-arm64: tests-%: tree $(tools)/progress $(tools)/runner
+	@$(call lock,tests-$*)
+	lab/selftests.sh $* "$(cross_$*)" $(JOBS)
+
+image-x86 image-x86-debug image-arm64: image-%: kernel-%
+	@$(MAKE) -s tests-$(family_$*)
+	lab/image.sh $* build/$(family_$*) "$(cross_$*)"
+
+kernels: image-x86 image-x86-debug image-arm64
+
+# ---- judging ----
+
+.PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip
+check: tree $(tools)/runner
+	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -f '$(FACTOR)'
+
+list: $(tools)/runner
+	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -l
+
+lab-build-kvm-modules: tree
+	@$(call lock,x86-module)
+	mkdir -p build/x86-module
+	lab/config.sh $(tree) build/x86-module x86_64 $(call frags,x86-module)
+	$(call kbuild,x86-module) vmlinux modules
+	ls build/x86-module/arch/x86/kvm/kvm.ko build/x86-module/arch/x86/kvm/kvm-amd.ko \
+		build/x86-module/arch/x86/kvm/kvm-intel.ko
+
+lab-build-warnings: kernel-x86 kernel-arm64
+	@lab/warnings.sh build/x86 arch/x86/kvm/ '$(call kbuild,x86)'
+	lab/warnings.sh build/arm64 arch/arm64/kvm/ '$(call kbuild,arm64)'
+
+lab-tree-roundtrip: tree
+	@lab/roundtrip.sh
+
+# ---- hacking ----
+
+.PHONY: export series series-check shell gdb demo clean
+export: base
+	@lab/export.sh .
+	lab/adopt.sh
+
+series: tree
+	@lab/series.sh
+
+series-check: tree $(tools)/progress
+	@lab/series-check.sh $(JOBS)
+
+boot_arch := $(or $(ARCH),x86)
+shell: image-$(if $(filter arm64%,$(boot_arch)),arm64,$(boot_arch)) $(tools)/runner
+	@exec $(tools)/runner -a $(boot_arch) -s lab.shell
+gdb: image-$(if $(filter arm64%,$(boot_arch)),arm64,$(boot_arch)) $(tools)/runner
+	@exec $(tools)/runner -a $(boot_arch) -s lab.shell -g
+
+demo_file := $(or $(FILE),$(tree)/MAINTAINERS)
+demo:
+	@lab/demo-file.sh "$(demo_file)"
+	$(MAKE) -s image-x86 $(tools)/runner
+	lab/demo.sh "$(demo_file)"
+
+clean:
+	@rm -rf build

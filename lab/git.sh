@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by the scripts that work on the composed tree.  Commits must have the
+# same hash everywhere: no configuration of the user's, fixed name and dates.
+tree=build/linux
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 LC_ALL=C TZ=UTC
+export GIT_AUTHOR_NAME="guest_memfd project" GIT_COMMITTER_NAME="guest_memfd project"
+export GIT_AUTHOR_EMAIL=kvm@vger.kernel.org GIT_COMMITTER_EMAIL=kvm@vger.kernel.org
+export GIT_AUTHOR_DATE="2026-01-01T00:00:00Z" GIT_COMMITTER_DATE="2026-01-01T00:00:00Z"
+
+fail() { echo "lab: $*" >&2; exit 1; }
+
+# Files of the project that lie at kernel paths, below directory $1.
+own_candidates() {
+	(cd "$1" && if [ -e .git ]; then
+		git ls-files -co --exclude-standard
+	else
+		find . -type f | sed 's,^\./,,'
+	fi) | grep / | grep -Ev '^(lab|patches|build|\.ci|\.git)/' | sort
+}
+
+# The lines of $1/patches/series that count.
+series_lines() { sed 's/#.*//; /^[ \t]*$/d' "$1/patches/series" 2>/dev/null || :; }
+
+# All that a composed tree is made of, as one sum (project side only).
+project_key() {
+	(cd "$1" && { cat patches/series patches/*.patch patches/replaced.sha256 MAINTAINERS || :
+	for f in lab/maintainers.awk $(series_lines . | cut -s -d" " -f2-); do
+		echo "$f"; [ ! -x "$f" ] || echo x; cat "$f"
+	done; } 2>/dev/null | sha256sum | cut -d' ' -f1)
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# image.sh KERNEL FAMILYDIR CROSS: build/KERNEL/initramfs.cpio, with PID 1 and
+# the test programs of FAMILYDIR/selftests.  Written only when it would differ.
+set -eu
+kernel=$1 family=$2 cross=$3
+out=build/$kernel
+list=$out/initramfs.list
+
+[ build/lab/gen_init_cpio -nt build/linux/usr/gen_init_cpio.c ] ||
+	gcc -O2 -o build/lab/gen_init_cpio build/linux/usr/gen_init_cpio.c
+[ "$family/lab-init" -nt lab/init.c ] ||
+	"${cross}gcc" -O2 -Wall -Wno-unused-result -static -o "$family/lab-init" lab/init.c
+mkdir -p "$family/stripped"
+{
+	for d in /dev /proc /sys /tmp /tests; do echo "dir $d 0755 0 0"; done
+	echo "nod /dev/console 0600 0 0 c 5 1"
+	echo "file /init $family/lab-init 0755 0 0"
+	for t in $(build/lab/runner -a "${family#build/}" -l |
+		   awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
+		f=$family/selftests/$t
+		[ -e "$f" ] || f=$family/selftests/${family#build/}/$t
+		[ -e "$f" ] || continue
+		s=$family/stripped/$t
+		[ "$s" -nt "$f" ] || "${cross}strip" -o "$s" "$f"
+		echo "file /tests/$t $s 0755 0 0"
+	done
+	demo=$family/demo/gmem_demo
+	[ ! -e "$demo" ] || echo "file /gmem_demo $demo 0755 0 0"
+} >$list
+build/lab/gen_init_cpio -t 0 $list >$out/initramfs.cpio

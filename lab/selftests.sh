@@ -1,0 +1,35 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# selftests.sh ARCH CROSS JOBS: build, static, the KVM selftests that lab/tests
+# names for ARCH (x86, arm64), and the demo, into build/ARCH/selftests.
+set -eu
+arch=$1 cross=$2 jobs=$3
+top=$PWD
+src=build/linux/tools/testing/selftests/kvm
+out=$top/build/$arch/selftests
+want=
+case $arch in x86) karch=x86_64 ;; *) karch=$arch ;; esac
+
+for t in $(build/lab/runner -a "$arch" -l | awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
+	case $t in
+	kunit:*|kmemleak) continue ;;
+	esac
+	[ ! -e "$src/$arch/$t.c" ] || t=$arch/$t
+	want="$want $out/$t"
+done
+mkdir -p "$out"
+unset MAKEFLAGS MAKELEVEL
+export LDFLAGS=-static
+# The kernel's headers are rewritten only where they differ.
+build/lab/progress "headers $arch" build/logs/headers-$arch.log 100 \
+	make -C build/linux O="$top/build/$arch" ARCH=$karch headers_install >build/logs/headers-$arch.out ||
+	{ cat build/logs/headers-$arch.out; exit 1; }
+build/lab/progress "selftests $arch" build/logs/selftests-$arch.log 40 \
+	make -C $src -j"$jobs" ARCH=$arch CROSS_COMPILE="$cross" CC="ccache ${cross}gcc" \
+	OUTPUT="$out" KHDR_INCLUDES="-isystem $top/build/$arch/usr/include" $want
+if [ $arch = x86 ] && [ -e build/linux/samples/guest_memfd/Makefile ]; then
+	mkdir -p build/x86/demo
+	build/lab/progress demo build/logs/demo-build.log 1 \
+		make -C build/linux/samples/guest_memfd O="$top/build/x86/demo" CC="ccache gcc" \
+		HDRS="$top/build/x86/usr/include"
+fi
