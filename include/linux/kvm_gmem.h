@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __LINUX_KVM_GMEM_H
+#define __LINUX_KVM_GMEM_H
+
+#include <linux/fs.h>
+#include <linux/kvm_types.h>
+#include <linux/pagemap.h>
+
+struct kvm;
+struct kvm_gfn_range;
+struct kvm_memory_slot;
+
+/*
+ * What becomes of the bytes of the pages that a conversion moves to the other
+ * side, in terms of KVM_SET_MEMORY_ATTRIBUTES2_*.
+ *
+ * @allowed:	flags that user space may ask for now
+ * @dflt:	the flag that 0 stands for; 0 if the content is undefined, i.e. if
+ *		the platform scrambles it and KVM has nothing to add
+ */
+struct kvm_gmem_content {
+	u64 allowed;
+	u64 dflt;
+};
+
+/*
+ * All that guest_memfd wants to know about a type of VM.  There is one constant
+ * table per VM type; an inode keeps the pointer for life, as a file never
+ * changes its VM type and outlives its VM.
+ *
+ * Hooks may be NULL.  Unless said otherwise they are called with the mapping's
+ * invalidate_lock held and may sleep.  pfns and orders are in base pages, and
+ * no range handed to a hook cuts a folio.
+ */
+struct kvm_gmem_ops {
+	/* Flags of KVM_CREATE_GUEST_MEMFD that files of this VM type accept. */
+	u64 create_flags;
+
+	/*
+	 * Attributes that user space may change page by page through the file,
+	 * KVM_MEMORY_ATTRIBUTE_PRIVATE or 0.  If 0, a file's pages are of one
+	 * state for life.
+	 */
+	u64 attributes;
+
+	/* Largest order of a folio, and of a guest mapping, of this VM type. */
+	unsigned int max_order;
+
+	/*
+	 * KVM must unmap the guest when a page changes sides.  False only if the
+	 * platform itself moves the page and keeps the guest's mapping valid.
+	 */
+	bool zap_on_convert;
+
+	/*
+	 * The address space operations of the VM type's files, made by
+	 * KVM_GMEM_AOPS().  They are per VM type so that ->free_folio() can give
+	 * a page back to the host when neither VM nor mapping exist any more.
+	 */
+	const struct address_space_operations *aops;
+
+	/* Describe the content policy of a conversion; no lock needed. */
+	void (*content)(struct kvm *kvm, bool to_private,
+			struct kvm_gmem_content *content);
+
+	/*
+	 * Veto a conversion of @range, which lies within one slot, before
+	 * anything has changed.  invalidate_lock is held for write.
+	 */
+	int (*may_convert)(struct kvm *kvm, struct kvm_memory_slot *slot,
+			   struct kvm_gfn_range *range, bool to_private);
+
+	/*
+	 * Do what may fail cleanly and isn't state, e.g. split the platform's
+	 * tables at the edges of @range.  invalidate_lock is held for write.
+	 */
+	int (*prepare_convert)(struct kvm *kvm, struct kvm_memory_slot *slot,
+			       struct kvm_gfn_range *range, bool to_private);
+
+	/*
+	 * Give a page to the guest, before its first private mapping.  Must be
+	 * idempotent.  invalidate_lock is held for read, the folio is locked.
+	 */
+	int (*make_private)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order);
+
+	/*
+	 * Take a page back because it becomes shared, after the last mapping
+	 * and translation are gone.  False if the platform refuses; the page is
+	 * then lost to the host.  invalidate_lock is held for write.
+	 */
+	bool (*make_shared)(kvm_pfn_t pfn, int order);
+
+	/*
+	 * Forget what KVM keeps about @range apart from mappings.  mmu_lock is
+	 * held for write, invalidate_lock may not be; must not sleep.
+	 */
+	void (*invalidate)(struct kvm *kvm, struct kvm_gfn_range *range);
+};
+
+int kvm_gmem_migrate_folio(struct address_space *mapping, struct folio *dst,
+			   struct folio *src, enum migrate_mode mode);
+int kvm_gmem_error_folio(struct address_space *mapping, struct folio *folio);
+
+/*
+ * @free: the ->free_folio() of the VM type, which makes the platform give up a
+ *	  folio that has left its file; NULL if the platform never owns any.
+ */
+#define KVM_GMEM_AOPS(free)					\
+	{							\
+		.dirty_folio = noop_dirty_folio,		\
+		.migrate_folio = kvm_gmem_migrate_folio,	\
+		.error_remove_folio = kvm_gmem_error_folio,	\
+		.free_folio = (free),				\
+	}
+
+/* For VM types whose platform never owns a folio. */
+extern const struct address_space_operations kvm_gmem_default_aops;
+
+/* For VM types without private memory, whose files are of one state for life. */
+extern const struct kvm_gmem_ops kvm_gmem_default_ops;
+
+/*
+ * Return the table of @kvm's type; for a NULL @kvm the table of the most capable
+ * type that this host supports.
+ */
+const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm);
+
+#endif /* __LINUX_KVM_GMEM_H */

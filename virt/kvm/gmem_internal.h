@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __KVM_GMEM_INTERNAL_H__
+#define __KVM_GMEM_INTERNAL_H__
+
+#include <linux/kvm_host.h>
+#include <linux/kvm_gmem.h>
+#include <linux/mempolicy.h>
+#include <linux/pagemap.h>
+#include <linux/rwsem.h>
+#include <linux/sizes.h>
+
+#include "gmem_state.h"
+
+/*
+ * Data model
+ *
+ *   inode	the memory: folios in the page cache, the state of each page
+ *   file	one VM's view of the memory: its bindings to memslots
+ *   binding	[gmem.pgoff, gmem.pgoff + npages) of the file backs the slot
+ *
+ * State is "private" or "shared".  An inode either tracks it page by page
+ * (in_place), or all its pages have the state they were created with.
+ *
+ * Locking, outermost first:
+ *
+ *   kvm->slots_lock		bind, unbind, release, populate
+ *   mmap_lock, VMA lock	user faults
+ *   mapping->invalidate_lock	write: conversion, punch, bind, unbind, release,
+ *				populate; read: user and guest faults, allocate
+ *   folio lock			make_private, zeroing, memory failure
+ *   bindings_lock		leaf but for mmu_lock; write: bind, unbind,
+ *				release; read: memory failure
+ *   kvm->mmu_lock		zapping
+ *
+ * Bindings and the list of files change only with both invalidate_lock and
+ * bindings_lock held for write, so holding either keeps them stable.  Memory
+ * failure needs them stable with a folio locked, which is too late to take
+ * invalidate_lock; hence the second lock.
+ *
+ * The state map is written with invalidate_lock held for write.  Holding the
+ * lock in either mode makes state stable; guest faults peek at it under RCU only
+ * and are corrected by mmu_invalidate_seq.
+ *
+ * Beyond invalidate_lock KVM never holds a reference to a folio.  If it did, its
+ * own guest faults would make conversions fail.
+ */
+struct gmem_inode {
+	struct inode vfs_inode;
+	struct shared_policy policy;
+
+	/* Set at creation, constant since. */
+	const struct kvm_gmem_ops *ops;
+	u64 flags;
+	bool in_place;
+
+	struct rw_semaphore bindings_lock;
+	struct list_head files;
+
+	struct gmem_state state;
+
+	/* Present pages that are private; the rest of nrpages is shared. */
+	atomic_long_t nr_private;
+};
+
+struct gmem_file {
+	struct kvm *kvm;
+	struct inode *inode;
+	struct list_head entry;
+
+	/* Page index => memslot, for each of the VM's address spaces. */
+	struct xarray bindings[KVM_MAX_NR_ADDRESS_SPACES];
+};
+
+/* Long work gives faults a chance to run after at most so many pages. */
+#define GMEM_BATCH_PAGES	(SZ_2M >> PAGE_SHIFT)
+
+static __always_inline struct gmem_inode *GMEM_I(struct inode *inode)
+{
+	return container_of(inode, struct gmem_inode, vfs_inode);
+}
+
+static inline bool kvm_gmem_in_place(u64 flags, const struct kvm_gmem_ops *ops)
+{
+	return ops->attributes &&
+	       (flags & (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED));
+}
+
+/* Stable only if invalidate_lock is held. */
+static inline bool kvm_gmem_index_is_private(struct inode *inode, pgoff_t index)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	if (gi->in_place)
+		return gmem_state_test(&gi->state, index);
+
+	return !(gi->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
+}
+
+static inline pgoff_t kvm_gmem_index(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	return gfn - slot->base_gfn + slot->gmem.pgoff;
+}
+
+/* The pfn of the page at @index, which @folio covers. */
+static inline kvm_pfn_t kvm_gmem_folio_pfn(struct folio *folio, pgoff_t index)
+{
+	return folio_pfn(folio) + (index & (folio_nr_pages(folio) - 1));
+}
+
+/* guest_memfd.c */
+void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
+			 struct kvm_gfn_range *range);
+struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
+					      pgoff_t *index, pgoff_t end);
+void kvm_gmem_invalidate_start(struct inode *inode, pgoff_t start, pgoff_t end,
+			       enum kvm_gfn_range_filter filter);
+void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end);
+
+/*
+ * Walk the bindings of @f in address space @as that overlap [@index, @end), each
+ * once.  @index is advanced beyond the current binding.
+ */
+#define kvm_gmem_for_each_binding(f, as, slot, index, end)			\
+	for ((slot) = kvm_gmem_next_binding(&(f)->bindings[as], &(index), (end)); (slot); \
+	     (slot) = kvm_gmem_next_binding(&(f)->bindings[as], &(index), (end)))
+
+/* guest_memfd_folio.c */
+struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);
+void kvm_gmem_make_uptodate(struct folio *folio);
+void kvm_gmem_zero_folio(struct folio *folio);
+void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end);
+void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end);
+pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end);
+void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared);
+
+/* guest_memfd_convert.c */
+long kvm_gmem_set_attributes(struct gmem_file *f,
+			     struct kvm_memory_attributes2 __user *uattrs);
+
+#endif /* __KVM_GMEM_INTERNAL_H__ */

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __KVM_GMEM_STATE_H
+#define __KVM_GMEM_STATE_H
+
+#include <linux/compiler_attributes.h>
+#include <linux/sizes.h>
+#include <linux/types.h>
+#include <linux/xarray.h>
+
+/*
+ * A map from page index to one attribute bit.  See gmem_state.c for the data
+ * structure and its rules; in short:
+ *
+ *	err = gmem_state_prepare(s, &change, start, end, value);
+ *	if (err)
+ *		return err;
+ *	... whatever else can fail, then gmem_state_abort(), else ...
+ *	gmem_state_commit(s, &change);
+ *
+ * The caller serialises prepare, commit and abort, and keeps other writers out
+ * from prepare to commit or abort.  Readers need no lock.  A range is
+ * [start, end), in pages, and no larger than ULONG_MAX >> PAGE_SHIFT.
+ */
+
+/* Pages to a piece, i.e. to one XArray entry; 1 GiB with pages of 4 KiB. */
+#define GMEM_STATE_PIECE_PAGES	SZ_256K
+
+struct gmem_state_bitmap;
+struct gmem_state_change;
+
+struct gmem_state {
+	/* Piece number to value entry or bitmap; absent means @dflt. */
+	struct xarray pieces;
+
+	/* The value of a page that no entry describes; const after init. */
+	bool dflt;
+
+	/* The change between prepare and commit; protected as writers are. */
+	struct gmem_state_change *pending;
+
+#ifdef CONFIG_KVM_GMEM_KUNIT_TEST
+	/* Protected as writers are.  Fail allocation number fail_at, from 1. */
+	struct {
+		unsigned int fail_at;
+		unsigned int nr_allocs;
+		unsigned int nr_bitmaps;
+	} kunit;
+#endif
+};
+
+/* The part of a change that covers a piece only in part. */
+struct gmem_state_edge {
+	unsigned long piece;
+	unsigned int first;
+	unsigned int nr;
+
+	/* Replaces a uniform piece at commit; NULL if none is needed. */
+	struct gmem_state_bitmap *bitmap;
+};
+
+/* On the caller's stack; only gmem_state_*() look inside. */
+struct gmem_state_change {
+	unsigned long start;
+	unsigned long end;
+	bool value;
+
+	/* The pieces that are covered whole: [first_piece, end_piece). */
+	unsigned long first_piece;
+	unsigned long end_piece;
+
+	/* Slots are reserved in [first_piece, reserved). */
+	unsigned long reserved;
+
+	struct gmem_state_edge edges[2];
+};
+
+void gmem_state_init(struct gmem_state *s, bool dflt);
+void gmem_state_destroy(struct gmem_state *s);
+
+bool gmem_state_test(struct gmem_state *s, unsigned long index);
+bool gmem_state_range_is(struct gmem_state *s, unsigned long start,
+			 unsigned long end, bool value);
+unsigned long gmem_state_next_change(struct gmem_state *s, unsigned long start,
+				     unsigned long end);
+
+int __must_check gmem_state_prepare(struct gmem_state *s,
+				    struct gmem_state_change *c,
+				    unsigned long start, unsigned long end,
+				    bool value);
+void gmem_state_commit(struct gmem_state *s, struct gmem_state_change *c);
+void gmem_state_abort(struct gmem_state *s, struct gmem_state_change *c);
+
+#endif /* __KVM_GMEM_STATE_H */

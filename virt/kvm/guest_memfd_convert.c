@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd, conversion: move a range of an in-place file between private and
+ * shared, all or nothing.
+ *
+ * Everything that can fail comes before the point of no return: memory for the
+ * state map, vetoes, the check that no one but the file uses a page that goes
+ * private.  What is done by then, e.g. user mappings removed, is invisible but
+ * for a refault.  From there on:
+ *
+ *   invalidate_start, zap, flush	no vCPU can use the old translation, none
+ *					can install a new one
+ *   make_shared, content		the platform agrees, the bytes are as asked
+ *   commit				readers of the map see the new state
+ *   invalidate_end			faults that saw the old state retry
+ *
+ * invalidate_lock is held for write throughout, hence there are no user faults,
+ * no guest faults past their first look at the state, no punch and no other
+ * conversion of the file.
+ */
+#include <linux/folio_batch.h>
+#include <linux/kvm_host.h>
+#include <linux/pagemap.h>
+#include <linux/swap.h>
+
+#include "gmem_internal.h"
+#include "gmem_trace.h"
+
+#define GMEM_CONTENT_FLAGS	(KVM_SET_MEMORY_ATTRIBUTES2_ZERO |	\
+				 KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE |	\
+				 KVM_SET_MEMORY_ATTRIBUTES2_DISCARD)
+
+struct gmem_conversion {
+	struct gmem_file *f;
+	pgoff_t start;
+	pgoff_t end;
+	bool to_private;
+
+	/*
+	 * One of GMEM_CONTENT_FLAGS, or 0 for undefined.  If user space asked for
+	 * it explicitly, pages that are in the asked state already obey too.
+	 */
+	u64 content;
+	bool is_explicit;
+
+	/* Outputs: the first page in the way, pages that changed sides. */
+	pgoff_t error_index;
+	long nr_moved;
+};
+
+static bool kvm_gmem_folio_moves(struct gmem_conversion *c, struct folio *folio)
+{
+	return kvm_gmem_index_is_private(c->f->inode, folio->index) != c->to_private;
+}
+
+/*
+ * Is @folio used by anyone but the file and the caller, each of whom has a
+ * reference (the file one a page)?  GUP-fast may still take a reference after
+ * the check, but drops it unused, as it finds the page table entry gone.
+ */
+static bool kvm_gmem_folio_is_held(struct folio *folio)
+{
+	return folio_mapped(folio) || folio_maybe_dma_pinned(folio) ||
+	       folio_ref_count(folio) != folio_nr_pages(folio) + 1;
+}
+
+/*
+ * The slow half of the check: rule out holders that go away by themselves.  The
+ * per-CPU LRU batches hold new folios.  A user fault that had left
+ * invalidate_lock before the conversion took it holds the folio lock until the
+ * page is mapped; wait for that and unmap the page once more.
+ */
+static bool kvm_gmem_folio_stays_held(struct inode *inode, struct folio *folio,
+				      enum lru_cache_drained *drained)
+{
+	lru_cache_drain_for_folio(folio, 1, drained);
+	if (!kvm_gmem_folio_is_held(folio))
+		return false;
+
+	folio_lock(folio);
+	if (folio_mapped(folio))
+		kvm_gmem_unmap_users(inode, folio->index, folio_next_index(folio));
+	folio_unlock(folio);
+
+	return kvm_gmem_folio_is_held(folio);
+}
+
+/*
+ * Is @folio in the way of going private?  A poisoned folio isn't, although memory
+ * failure holds a reference for good; but a user fault that found it healthy must
+ * not map it from now on.
+ */
+static bool kvm_gmem_folio_in_way(struct gmem_conversion *c, struct folio *folio,
+				  enum lru_cache_drained *drained)
+{
+	if (!kvm_gmem_folio_moves(c, folio) || !kvm_gmem_folio_is_held(folio))
+		return false;
+
+	return kvm_gmem_folio_stays_held(c->f->inode, folio, drained) &&
+	       !folio_test_hwpoison(folio);
+}
+
+/* Check that no one holds a folio that is about to go private. */
+static int kvm_gmem_check_holders(struct gmem_conversion *c)
+{
+	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
+	struct inode *inode = c->f->inode;
+	pgoff_t index = c->start;
+	struct folio_batch fbatch;
+	int i, r = 0;
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	folio_batch_init(&fbatch);
+	while (!r && filemap_get_folios(inode->i_mapping, &index, c->end - 1, &fbatch)) {
+		for (i = 0; !r && i < folio_batch_count(&fbatch); i++) {
+			if (!kvm_gmem_folio_in_way(c, fbatch.folios[i], &drained))
+				continue;
+
+			c->error_index = max(fbatch.folios[i]->index, c->start);
+			r = -EAGAIN;
+		}
+		folio_batch_release(&fbatch);
+		cond_resched();
+
+		if (!r && fatal_signal_pending(current))
+			r = -EINTR;
+	}
+
+	return r;
+}
+
+typedef int (*gmem_convert_hook_t)(struct kvm *kvm, struct kvm_memory_slot *slot,
+				   struct kvm_gfn_range *range, bool to_private);
+
+/* Call @hook, if there is one, for the part of the range in each slot. */
+static int kvm_gmem_call_hook(struct gmem_conversion *c, gmem_convert_hook_t hook)
+{
+	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	struct kvm_memory_slot *slot;
+	struct kvm_gfn_range range;
+	struct gmem_file *f;
+	pgoff_t index;
+	int as, r;
+
+	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	if (!hook)
+		return 0;
+
+	list_for_each_entry(f, &gi->files, entry) {
+		for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+			index = c->start;
+			kvm_gmem_for_each_binding(f, as, slot, index, c->end) {
+				kvm_gmem_slot_range(slot, c->start, c->end, &range);
+				r = hook(f->kvm, slot, &range, c->to_private);
+				if (r)
+					return r;
+			}
+		}
+	}
+
+	return 0;
+}
+
+/*
+ * The platform refuses to give @folio back: make it leave the file without ever
+ * reaching the allocator.  The index reads as a hole from now on.
+ */
+static void kvm_gmem_leak_folio(struct gmem_conversion *c, struct folio *folio)
+{
+	long nr_pages = folio_nr_pages(folio);
+
+	pr_err_ratelimited("kvm: guest_memfd: %ld pages at pfn 0x%lx are lost, the platform refuses to make them shared\n",
+			   nr_pages, folio_pfn(folio));
+
+	folio_get(folio);
+	kvm_gmem_drop_folios(c->f, folio->index, folio_next_index(folio));
+	atomic64_add(nr_pages, &c->f->kvm->stat.generic.gmem_pages_leaked);
+}
+
+static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *folio)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(c->f->inode)->ops;
+	bool moves = kvm_gmem_folio_moves(c, folio);
+
+	if (!moves && !c->is_explicit)
+		return;
+
+	if (moves && !c->to_private && ops->make_shared &&
+	    !ops->make_shared(folio_pfn(folio), folio_order(folio))) {
+		kvm_gmem_leak_folio(c, folio);
+		return;
+	}
+
+	if (moves)
+		c->nr_moved += folio_nr_pages(folio);
+
+	/* A folio that isn't up to date is zeroed before its first use anyway. */
+	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_ZERO &&
+	    folio_test_uptodate(folio) && !folio_test_hwpoison(folio))
+		kvm_gmem_zero_folio(folio);
+}
+
+static void kvm_gmem_convert_folios(struct gmem_conversion *c)
+{
+	struct address_space *mapping = c->f->inode->i_mapping;
+	pgoff_t index = c->start;
+	struct folio_batch fbatch;
+	int i;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	folio_batch_init(&fbatch);
+	while (filemap_get_folios(mapping, &index, c->end - 1, &fbatch)) {
+		for (i = 0; i < folio_batch_count(&fbatch); i++)
+			kvm_gmem_convert_folio(c, fbatch.folios[i]);
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+}
+
+/*
+ * Everything that may fail.  On success @change is prepared; on failure nothing
+ * has happened but that users have to fault pages in again.
+ */
+static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
+				       struct gmem_state_change *change)
+{
+	bool discard = c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD;
+	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	int r;
+
+	r = kvm_gmem_call_hook(c, gi->ops->may_convert);
+	if (r)
+		return r;
+
+	r = gmem_state_prepare(&gi->state, change, c->start, c->end, c->to_private);
+	if (r)
+		return r;
+
+	/*
+	 * DISCARD doesn't ask for holders, they keep an orphan.  A page that goes
+	 * to shared was private, and no one can hold or map a private page.
+	 */
+	if (c->to_private || discard)
+		kvm_gmem_unmap_users(c->f->inode, c->start, c->end);
+	if (c->to_private && !discard)
+		r = kvm_gmem_check_holders(c);
+	if (!r)
+		r = kvm_gmem_call_hook(c, gi->ops->prepare_convert);
+	if (r)
+		gmem_state_abort(&gi->state, change);
+
+	return r;
+}
+
+/* The part beyond the point of no return. */
+static void kvm_gmem_commit_conversion(struct gmem_conversion *c,
+				       struct gmem_state_change *change)
+{
+	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	enum kvm_gfn_range_filter filter = 0;
+
+	if (gi->ops->zap_on_convert) {
+		if (!c->to_private || c->is_explicit)
+			filter |= KVM_FILTER_PRIVATE;
+		if (c->to_private || c->is_explicit)
+			filter |= KVM_FILTER_SHARED;
+	}
+
+	kvm_gmem_invalidate_start(c->f->inode, c->start, c->end, filter);
+
+	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD)
+		kvm_gmem_drop_folios(c->f, c->start, c->end);
+	else
+		kvm_gmem_convert_folios(c);
+
+	gmem_state_commit(&gi->state, change);
+	if (c->to_private)
+		kvm_gmem_account(c->f, c->nr_moved, -c->nr_moved);
+	else
+		kvm_gmem_account(c->f, -c->nr_moved, c->nr_moved);
+
+	kvm_gmem_invalidate_end(c->f->inode, c->start, c->end);
+}
+
+static int kvm_gmem_convert(struct gmem_conversion *c)
+{
+	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	struct gmem_state_change change;
+	int r;
+
+	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	if (!c->is_explicit &&
+	    gmem_state_range_is(&gi->state, c->start, c->end, c->to_private))
+		return 0;
+
+	r = kvm_gmem_prepare_conversion(c, &change);
+	if (r)
+		return r;
+
+	kvm_gmem_commit_conversion(c, &change);
+	return 0;
+}
+
+static int kvm_gmem_parse_attributes(struct gmem_file *f,
+				     const struct kvm_memory_attributes2 *attrs,
+				     struct gmem_conversion *c)
+{
+	struct gmem_inode *gi = GMEM_I(f->inode);
+	struct kvm_gmem_content content;
+
+	if (!attrs->size || attrs->offset + attrs->size < attrs->offset ||
+	    attrs->offset + attrs->size > i_size_read(f->inode) ||
+	    !PAGE_ALIGNED(attrs->offset) || !PAGE_ALIGNED(attrs->size))
+		return -EINVAL;
+
+	if (attrs->attributes & ~gi->ops->attributes)
+		return -EINVAL;
+
+	/* Two answers to what becomes of the bytes are none. */
+	if (attrs->flags & ~GMEM_CONTENT_FLAGS || hweight64(attrs->flags) > 1)
+		return -EINVAL;
+
+	if (memchr_inv(attrs->reserved, 0, sizeof(attrs->reserved)))
+		return -EINVAL;
+
+	*c = (struct gmem_conversion) {
+		.f = f,
+		.start = attrs->offset >> PAGE_SHIFT,
+		.end = (attrs->offset + attrs->size) >> PAGE_SHIFT,
+		.to_private = attrs->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE,
+		.is_explicit = attrs->flags,
+		.error_index = attrs->offset >> PAGE_SHIFT,
+	};
+
+	gi->ops->content(f->kvm, c->to_private, &content);
+	if (attrs->flags & ~content.allowed)
+		return -EOPNOTSUPP;
+
+	if (gi->flags & GUEST_MEMFD_FLAG_ZERO)
+		content.dflt = KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
+	c->content = attrs->flags ?: content.dflt;
+	return 0;
+}
+
+static void kvm_gmem_count_conversion(struct gmem_conversion *c, int r)
+{
+	struct kvm_vm_stat_generic *stat = &c->f->kvm->stat.generic;
+
+	if (r) {
+		atomic64_inc(&stat->gmem_conversions_refused);
+		return;
+	}
+
+	atomic64_inc(&stat->gmem_conversions);
+	atomic64_add(c->nr_moved, &stat->gmem_pages_converted);
+}
+
+static int kvm_gmem_run_conversion(struct gmem_file *f,
+				   struct kvm_memory_attributes2 *attrs)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	struct gmem_conversion c;
+	int r;
+
+	r = kvm_gmem_parse_attributes(f, attrs, &c);
+	if (r) {
+		attrs->error_offset = attrs->offset;
+		return r;
+	}
+
+	filemap_invalidate_lock(mapping);
+	r = kvm_gmem_convert(&c);
+	filemap_invalidate_unlock(mapping);
+
+	trace_kvm_gmem_convert(f->inode->i_ino, c.start, c.end, c.to_private,
+			       c.content, r);
+	kvm_gmem_count_conversion(&c, r);
+
+	attrs->error_offset = (u64)c.error_index << PAGE_SHIFT;
+	return r;
+}
+
+/*
+ * KVM_SET_MEMORY_ATTRIBUTES2: set the attributes of a range of @f's file.
+ *
+ * Only the process that owns the VM may convert; whoever else holds the file
+ * descriptor may at most map and punch what is shared.  @uattrs is written back
+ * on error only, with the offset of the first page in the way.  Takes
+ * invalidate_lock for write, may sleep.
+ *
+ * Returns 0, or
+ *   -EIO	the caller's mm isn't the VM's, or the VM is dead
+ *   -ENOTTY	the file is one of two backings of its memory, it has no state
+ *   -EFAULT	@uattrs cannot be read, or not written on error
+ *   -EINVAL	malformed request, or the VM type has no private memory
+ *   -EOPNOTSUPP the VM type cannot do that to the content (now)
+ *   -EPERM	the VM type vetoes
+ *   -ENOMEM	nothing has changed
+ *   -EAGAIN	a page is in use, nothing has changed
+ *   -EINTR	killed, nothing has changed
+ */
+long kvm_gmem_set_attributes(struct gmem_file *f,
+			     struct kvm_memory_attributes2 __user *uattrs)
+{
+	struct kvm_memory_attributes2 attrs;
+	struct kvm *kvm = f->kvm;
+	int r;
+
+	if (kvm->mm != current->mm || kvm->vm_dead)
+		return -EIO;
+
+	if (!GMEM_I(f->inode)->in_place)
+		return kvm_arch_has_private_mem(kvm) ? -ENOTTY : -EINVAL;
+
+	if (copy_from_user(&attrs, uattrs, sizeof(attrs)))
+		return -EFAULT;
+
+	r = kvm_gmem_run_conversion(f, &attrs);
+	if (r && copy_to_user(uattrs, &attrs, sizeof(attrs)))
+		return -EFAULT;
+
+	return r;
+}
