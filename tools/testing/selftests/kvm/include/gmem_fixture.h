@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The fixture of most tests of in-place conversion: a VM with one vCPU, whose
+ * guest does what it is told, and the names that all of them use.
+ */
+#ifndef SELFTEST_KVM_GMEM_FIXTURE_H
+#define SELFTEST_KVM_GMEM_FIXTURE_H
+
+#include "gmem_util.h"
+#include "kvm_test_harness.h"
+
+GMEM_DEFINE_SIGBUS();
+
+/* Pages in most files, and pages of the guest's 1:1 mapping at GMEM_GPA. */
+#define NR		16ul
+#define NR_MAPPED	64ul
+
+/* The part of a file that most cases convert. */
+#define FIRST		4ul
+#define COUNT		8ul
+#define END		(FIRST + COUNT)
+
+/* Page i holds VAL + i; OTHER is what the next writer leaves there. */
+#define VAL		0x1122334455660000ul
+#define OTHER		0x99aabbccddee0000ul
+
+FIXTURE(inplace) {
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+};
+
+FIXTURE_SETUP(inplace)
+{
+	if (!gmem_conversion_supported())
+		SKIP(return, "No in-place conversion of guest_memfd");
+
+	gmem_sigbus_install();
+	self->vm = gmem_vm_create(1, gmem_guest_server, &self->vcpu);
+	vcpu_args_set(self->vcpu, 1, 0);
+	virt_map(self->vm, GMEM_GPA, GMEM_GPA, NR_MAPPED);
+}
+
+FIXTURE_TEARDOWN(inplace)
+{
+	kvm_vm_free(self->vm);
+}
+
+#define GMEM_TEST(name)		TEST_F_TIMEOUT(inplace, name, GMEM_TIMEOUT_S)
+
+#endif /* SELFTEST_KVM_GMEM_FIXTURE_H */

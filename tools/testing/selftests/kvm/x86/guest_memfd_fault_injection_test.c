@@ -1,0 +1,612 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Every allocation on every path of guest_memfd fails once.
+ *
+ * A call is made with the n-th allocation of this thread failing, for n = 1, 2,
+ * ... until a call had less than n of them.  Either it works, or it fails with
+ * ENOMEM, has changed nothing, and works when it is made again.
+ */
+#include "gmem_fixture.h"
+
+#include <dirent.h>
+
+/* No path has nearly as many allocations. */
+#define MAX_NTH		1000
+
+/* ---- Injection, see iommufd_fail_nth.c ---- */
+
+static int write_at(int dir, const char *file, const char *val)
+{
+	int fd = openat(dir, file, O_WRONLY), r;
+
+	if (fd < 0)
+		return -1;
+	r = write(fd, val, strlen(val)) == strlen(val) ? 0 : -1;
+	close(fd);
+	return r;
+}
+
+/* Let allocations that may sleep fail, single pages among them, in silence. */
+static bool injection_setup(void)
+{
+	DIR *debugfs = opendir("/sys/kernel/debug/");
+	struct dirent *entry;
+	char file[300];
+
+	if (!debugfs || write_at(dirfd(debugfs), "failslab/ignore-gfp-wait", "N"))
+		return false;
+
+	write_at(dirfd(debugfs), "fail_page_alloc/ignore-gfp-wait", "N");
+	write_at(dirfd(debugfs), "fail_page_alloc/ignore-gfp-highmem", "N");
+	write_at(dirfd(debugfs), "fail_page_alloc/min-order", "0");
+
+	while ((entry = readdir(debugfs))) {
+		if (strncmp(entry->d_name, "fail", 4))
+			continue;
+		snprintf(file, sizeof(file), "%s/verbose", entry->d_name);
+		write_at(dirfd(debugfs), file, "0");
+	}
+	closedir(debugfs);
+	return true;
+}
+
+static int fail_nth_fd = -1;
+
+static bool fail_nth_open(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%u/fail-nth", kvm_gettid());
+	fail_nth_fd = open(path, O_RDWR);
+	return fail_nth_fd >= 0;
+}
+
+static void fail_nth_arm(int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", nth);
+
+	TEST_ASSERT_EQ(pwrite(fail_nth_fd, text, len, 0), len);
+}
+
+/* Returns whether the failure has happened; reading may be what fails. */
+static bool fail_nth_disarm(void)
+{
+	char text[16] = {};
+	ssize_t len = pread(fail_nth_fd, text, sizeof(text) - 1, 0);
+	bool fired = len > 0 && !atoi(text);
+
+	if (pwrite(fail_nth_fd, "0", 1, 0) != 1)
+		TEST_ASSERT_EQ(pwrite(fail_nth_fd, "0", 1, 0), 1);
+	return fired;
+}
+
+/* ---- One path ---- */
+
+struct context {
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	struct gmem g;
+	u64 attributes;
+	u64 flags;
+	u64 nr;
+	int fd;
+};
+
+struct path {
+	const char *name;
+	/* Not injected into, before each call. */
+	void (*prepare)(struct context *c);
+	/* Returns the error number. */
+	int (*call)(struct context *c);
+	/* After an error, and after success. */
+	void (*unchanged)(struct context *c);
+	void (*done)(struct context *c);
+};
+
+static void sweep(const struct path *path, struct context *c)
+{
+	int nth, ret, failed = 0;
+	bool fired;
+
+	for (nth = 1; nth < MAX_NTH; nth++) {
+		path->prepare(c);
+
+		fail_nth_arm(nth);
+		ret = path->call(c);
+		fired = fail_nth_disarm();
+
+		TEST_ASSERT(!ret || (fired && ret == ENOMEM), "%s, allocation %d %s: %s",
+			    path->name, nth, fired ? "failed" : "did not fail",
+			    strerror(ret));
+		if (ret) {
+			failed++;
+			path->unchanged(c);
+			ret = path->call(c);
+			TEST_ASSERT(!ret, "%s, once more after allocation %d: %s",
+				    path->name, nth, strerror(ret));
+		}
+		path->done(c);
+		if (!fired)
+			break;
+	}
+	TEST_ASSERT(nth < MAX_NTH, "%s: no end of allocations", path->name);
+	ksft_print_msg("%s: %d allocations, %d failures\n", path->name, nth - 1, failed);
+}
+
+static bool injection_ready(void)
+{
+	return injection_setup() && fail_nth_open();
+}
+
+#define NO_INJECTION	"No CONFIG_FAULT_INJECTION_DEBUG_FS and CONFIG_FAILSLAB"
+
+static void nothing(struct context *c)
+{
+}
+
+/* ---- Creation and slots ---- */
+
+static int create_call(struct context *c)
+{
+	c->fd = __vm_create_guest_memfd(c->vm, NR * PAGE_SIZE, c->flags);
+	return c->fd < 0 ? errno : 0;
+}
+
+static void create_done(struct context *c)
+{
+	TEST_ASSERT_EQ(__gmem_convert(c->fd, 0, PAGE_SIZE, GMEM_PRIVATE, 0, NULL), 0);
+	close(c->fd);
+}
+
+GMEM_TEST(create)
+{
+	static const struct path path = {
+		"create", nothing, create_call, nothing, create_done,
+	};
+	struct context c = { .vm = self->vm };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	c.flags = GMEM_SHARED_FILE;
+	sweep(&path, &c);
+	c.flags = GMEM_PRIVATE_FILE | GUEST_MEMFD_FLAG_ZERO;
+	sweep(&path, &c);
+}
+
+static void new_file(struct context *c)
+{
+	gmem_create(&c->g, c->vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	gmem_host_fill(&c->g, 0, NR, VAL);
+	gmem_to_private(&c->g, FIRST, COUNT, 0);
+	c->g.gpa = GMEM_GPA;
+}
+
+/* The library's function asks for a capability first, which may fail as well. */
+static int set_region(struct context *c, u64 size)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = GMEM_SLOT,
+		.flags = KVM_MEM_GUEST_MEMFD,
+		.guest_phys_addr = GMEM_GPA,
+		.memory_size = size,
+		.userspace_addr = (u64)c->g.mem,
+		.guest_memfd = c->g.fd,
+	};
+
+	return __vm_ioctl(c->vm, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;
+}
+
+static int bind_call(struct context *c)
+{
+	return set_region(c, c->g.size);
+}
+
+static void check_file(struct context *c)
+{
+	gmem_assert_shared(&c->g, 0, FIRST);
+	gmem_assert_private(&c->g, FIRST, COUNT);
+	gmem_assert_shared(&c->g, END, NR - END);
+	gmem_host_check(&c->g, 0, FIRST, VAL);
+	gmem_host_check(&c->g, END, NR - END, VAL + END);
+}
+
+static void bind_done(struct context *c)
+{
+	c->g.slot = GMEM_SLOT;
+	check_file(c);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+	gmem_destroy(&c->g);
+}
+
+GMEM_TEST(bind)
+{
+	static const struct path path = {
+		"bind", new_file, bind_call, check_file, bind_done,
+	};
+	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	sweep(&path, &c);
+}
+
+static void new_bound_file(struct context *c)
+{
+	new_file(c);
+	gmem_bind(&c->g, GMEM_SLOT, GMEM_GPA);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+}
+
+static int unbind_call(struct context *c)
+{
+	return set_region(c, 0);
+}
+
+static void still_bound(struct context *c)
+{
+	check_file(c);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+}
+
+static void unbind_done(struct context *c)
+{
+	c->g.slot = 0;
+	check_file(c);
+	gmem_destroy(&c->g);
+}
+
+GMEM_TEST(unbind)
+{
+	static const struct path path = {
+		"unbind", new_bound_file, unbind_call, still_bound, unbind_done,
+	};
+	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	sweep(&path, &c);
+}
+
+/* ---- Conversion ---- */
+
+static int convert_call(struct context *c)
+{
+	u64 error_offset = 0;
+	int i, r;
+
+	for (i = 0; i < 1000; i++) {
+		r = __gmem_convert(c->g.fd, FIRST * PAGE_SIZE, c->nr * PAGE_SIZE,
+				   c->attributes, c->flags, &error_offset);
+		if (r != EAGAIN)
+			break;
+	}
+
+	/* "ENOMEM (error_offset = start of the request)" */
+	TEST_ASSERT(r != ENOMEM || error_offset == FIRST * PAGE_SIZE,
+		    "error_offset 0x%lx", error_offset);
+	return r;
+}
+
+static void bound_file_in_one_state(struct context *c)
+{
+	bool to_private = c->attributes;
+
+	gmem_new(&c->g, c->vm, NR, to_private ? GMEM_SHARED_FILE : GMEM_PRIVATE_FILE);
+	gmem_guest_fill(c->vcpu, &c->g, 0, NR, VAL);
+}
+
+static void state_unchanged(struct context *c)
+{
+	gmem_assert_state(&c->g, 0, NR, !c->attributes);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+}
+
+static void converted(struct context *c)
+{
+	gmem_assert_state(&c->g, 0, FIRST, !c->attributes);
+	gmem_assert_state(&c->g, FIRST, COUNT, !!c->attributes);
+	gmem_assert_state(&c->g, END, NR - END, !c->attributes);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, FIRST, VAL);
+	if (c->flags == GMEM_PRESERVE)
+		gmem_guest_check_fill(c->vcpu, &c->g, FIRST, COUNT, VAL + FIRST);
+	else
+		gmem_guest_check_zero(c->vcpu, &c->g, FIRST, COUNT);
+	gmem_guest_check_fill(c->vcpu, &c->g, END, NR - END, VAL + END);
+	gmem_destroy(&c->g);
+}
+
+/* Invariant 3 where a map of one state becomes one of two. */
+GMEM_TEST(convert_uniform)
+{
+	static const u64 flags[] = { GMEM_PRESERVE, GMEM_ZERO, GMEM_DISCARD };
+	static const struct path path = {
+		"convert, uniform", bound_file_in_one_state, convert_call,
+		state_unchanged, converted,
+	};
+	struct context c = { .vm = self->vm, .vcpu = self->vcpu, .nr = COUNT };
+	int i;
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		c.flags = flags[i];
+		c.attributes = GMEM_PRIVATE;
+		sweep(&path, &c);
+		c.attributes = GMEM_SHARED;
+		sweep(&path, &c);
+	}
+}
+
+static void bound_file_in_stripes(struct context *c)
+{
+	u64 i;
+
+	bound_file_in_one_state(c);
+	for (i = 0; i < NR; i += 2)
+		gmem_convert_pages(&c->g, i, 1, c->attributes, GMEM_PRESERVE);
+}
+
+static void stripes_unchanged(struct context *c)
+{
+	u64 i;
+
+	for (i = 0; i < NR; i++)
+		gmem_assert_state(&c->g, i, 1, !!c->attributes != (i & 1));
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+}
+
+static void stripes_converted(struct context *c)
+{
+	gmem_assert_state(&c->g, FIRST, COUNT, !!c->attributes);
+	gmem_assert_state(&c->g, END + 1, 1, !c->attributes);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+	gmem_destroy(&c->g);
+}
+
+/* And where the pieces are many before, and few after. */
+GMEM_TEST(convert_stripes)
+{
+	static const struct path path = {
+		"convert, stripes", bound_file_in_stripes, convert_call,
+		stripes_unchanged, stripes_converted,
+	};
+	struct context c = {
+		.vm = self->vm,
+		.vcpu = self->vcpu,
+		.nr = COUNT,
+		.flags = GMEM_PRESERVE,
+	};
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	c.attributes = GMEM_PRIVATE;
+	sweep(&path, &c);
+	c.attributes = GMEM_SHARED;
+	sweep(&path, &c);
+}
+
+#define PAGES_1G	(SZ_1G / PAGE_SIZE)
+#define FAR_NR		(2 * PAGES_1G)
+
+/* Three pieces of 1 GiB, of which the range has part, all and part. */
+static void big_file(struct context *c)
+{
+	gmem_create(&c->g, c->vm, 3ul * SZ_1G, GMEM_SHARED_FILE);
+	gmem_host_fill(&c->g, 0, FIRST + 1, VAL);
+	gmem_host_fill(&c->g, FAR_NR, FIRST + 1, VAL);
+}
+
+static void big_file_unchanged(struct context *c)
+{
+	gmem_host_check(&c->g, 0, FIRST + 1, VAL);
+	gmem_assert_shared(&c->g, PAGES_1G, 1);
+	gmem_host_check(&c->g, FAR_NR, FIRST + 1, VAL);
+}
+
+static void big_file_converted(struct context *c)
+{
+	gmem_host_check(&c->g, 0, FIRST, VAL);
+	gmem_assert_private(&c->g, FIRST, 1);
+	gmem_assert_private(&c->g, PAGES_1G, 1);
+	gmem_assert_private(&c->g, FAR_NR + FIRST - 1, 1);
+	gmem_host_check(&c->g, FAR_NR + FIRST, 1, VAL + FIRST);
+	gmem_destroy(&c->g);
+}
+
+GMEM_TEST(convert_pieces)
+{
+	static const struct path path = {
+		"convert, pieces", big_file, convert_call,
+		big_file_unchanged, big_file_converted,
+	};
+	struct context c = {
+		.vm = self->vm,
+		.nr = FAR_NR,
+		.attributes = GMEM_PRIVATE,
+		.flags = GMEM_PRESERVE,
+	};
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	sweep(&path, &c);
+}
+
+/* ---- Faults ---- */
+
+/* Page tables, too, are new each time. */
+static void unmapped_file(struct context *c)
+{
+	gmem_new(&c->g, c->vm, NR, c->flags);
+}
+
+static int user_fault_call(struct context *c)
+{
+	return gmem_try_write(c->g.mem + FIRST * PAGE_SIZE, VAL) ? ENOMEM : 0;
+}
+
+static void user_fault_done(struct context *c)
+{
+	u64 *p = (u64 *)(c->g.mem + FIRST * PAGE_SIZE);
+
+	TEST_ASSERT_EQ(READ_ONCE(p[0]), VAL);
+	TEST_ASSERT_EQ(READ_ONCE(p[1]), 0);
+	gmem_assert_shared(&c->g, 0, NR);
+	gmem_destroy(&c->g);
+}
+
+/* The fault is repeated, or SIGBUS; in the end the page is there. */
+GMEM_TEST(user_fault)
+{
+	static const struct path path = {
+		"user fault", unmapped_file, user_fault_call, nothing, user_fault_done,
+	};
+	struct context c = { .vm = self->vm, .flags = GMEM_SHARED_FILE };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	sweep(&path, &c);
+}
+
+static void guest_fault_prepare(struct context *c)
+{
+	unmapped_file(c);
+	gmem_guest_prepare(c->vcpu, GMEM_GUEST_FILL, GMEM_GPA, NR, VAL, 1);
+}
+
+static int guest_fault_call(struct context *c)
+{
+	int r;
+
+	/* _vcpu_run() looks at the exit, which may fail as well. */
+	do {
+		r = __vcpu_run(c->vcpu);
+	} while (r && errno == EINTR);
+
+	return r ? errno : 0;
+}
+
+static void guest_fault_done(struct context *c)
+{
+	TEST_ASSERT_EQ(get_ucall(c->vcpu, NULL), UCALL_SYNC);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+	gmem_assert_state(&c->g, 0, NR, !(c->flags & GUEST_MEMFD_FLAG_INIT_SHARED));
+	gmem_destroy(&c->g);
+}
+
+/* KVM_RUN fails, and the guest goes on where it was. */
+GMEM_TEST(guest_fault)
+{
+	static const struct path path = {
+		"guest fault", guest_fault_prepare, guest_fault_call,
+		nothing, guest_fault_done,
+	};
+	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	c.flags = GMEM_SHARED_FILE;
+	sweep(&path, &c);
+	c.flags = GMEM_PRIVATE_FILE;
+	sweep(&path, &c);
+}
+
+static int pre_fault_call(struct context *c)
+{
+	struct kvm_pre_fault_memory range = { .gpa = GMEM_GPA, .size = NR * PAGE_SIZE };
+	int r;
+
+	/* It tells of a failure only if it could do nothing at all. */
+	do {
+		r = __vcpu_ioctl(c->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	} while ((r && errno == EINTR) || (!r && range.size));
+
+	return r ? errno : 0;
+}
+
+static void pre_fault_done(struct context *c)
+{
+	gmem_guest_check_zero(c->vcpu, &c->g, 0, NR);
+	gmem_destroy(&c->g);
+}
+
+GMEM_TEST(pre_fault)
+{
+	static const struct path path = {
+		"pre-fault", unmapped_file, pre_fault_call, nothing, pre_fault_done,
+	};
+	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	if (!kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY))
+		SKIP(return, "No KVM_PRE_FAULT_MEMORY");
+
+	c.flags = GMEM_SHARED_FILE;
+	sweep(&path, &c);
+	c.flags = GMEM_PRIVATE_FILE;
+	sweep(&path, &c);
+}
+
+/* ---- fallocate() ---- */
+
+static int allocate_call(struct context *c)
+{
+	return fallocate(c->g.fd, FALLOC_FL_KEEP_SIZE, 0, c->g.size) ? errno : 0;
+}
+
+static void allocate_done(struct context *c)
+{
+	gmem_host_check_zero(&c->g, 0, NR);
+	gmem_destroy(&c->g);
+}
+
+GMEM_TEST(allocate)
+{
+	static const struct path path = {
+		"allocate", unmapped_file, allocate_call, nothing, allocate_done,
+	};
+	struct context c = { .vm = self->vm, .flags = GMEM_SHARED_FILE };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	sweep(&path, &c);
+}
+
+static int punch_call(struct context *c)
+{
+	return fallocate(c->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			 FIRST * PAGE_SIZE, COUNT * PAGE_SIZE) ? errno : 0;
+}
+
+static void punch_done(struct context *c)
+{
+	check_file(c);
+	gmem_guest_check_zero(c->vcpu, &c->g, FIRST, COUNT);
+	gmem_destroy(&c->g);
+}
+
+GMEM_TEST(punch)
+{
+	static const struct path path = {
+		"punch", new_bound_file, punch_call, still_bound, punch_done,
+	};
+	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
+
+	if (!injection_ready())
+		SKIP(return, NO_INJECTION);
+
+	sweep(&path, &c);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Random operations on a guest_memfd file with in-place conversion, against a
+ * model that knows the state and the bytes of every page at every moment.
+ *
+ * Page p belongs to thread p % NR_THREADS, which alone operates on it and keeps
+ * its model; hence neighbours in the file always belong to others, and race.
+ * Guests touch pages on behalf of the threads, through a mailbox for each.
+ * Now and then one thread stops the others, and operates on the whole file.
+ */
+#include <asm/barrier.h>
+
+#include "gmem_util.h"
+
+#include <getopt.h>
+
+GMEM_DEFINE_SIGBUS();
+
+#define NR_PAGES	64ul
+#define NR_THREADS	4ul
+#define NR_VCPUS	2ul
+#define DEFAULT_OPS	GMEM_LOOPS(8000)
+
+/* One operation of this many is one on the whole file. */
+#define WHOLE_FILE_ONE_IN	64
+
+/* A page is filled with one value; zero after ZERO, DISCARD and a hole. */
+struct page_model {
+	bool private;
+	u64 val;
+};
+
+struct mailbox {
+	u64 request;
+	u64 reply;
+	u64 gva;
+	u64 val;
+	bool write;
+	u64 bad_val;
+};
+
+/* The guest's copies count. */
+static struct mailbox mailboxes[NR_THREADS];
+static u64 guest_stop;
+
+struct stress_thread {
+	struct kvm_random_state random;
+	struct mailbox *box;
+	pthread_t thread;
+	u64 next_val;
+	u32 id;
+};
+
+static struct stress_thread threads[NR_THREADS];
+static struct page_model model[NR_PAGES];
+static pthread_rwlock_t world;
+static struct kvm_vm *vm;
+static u64 ops_per_thread;
+static struct gmem g;
+
+/* ---- The guest ---- */
+
+static void guest_serve(struct mailbox *box)
+{
+	u64 seen = 0;
+
+	if (box->write)
+		gmem_fill_words((u64 *)box->gva, box->val);
+	else if (gmem_check_words((u64 *)box->gva, box->val, &seen) >= 0)
+		box->bad_val = seen;
+	else
+		box->bad_val = box->val;
+}
+
+/* An idle guest lets others have the CPU. */
+static void guest_code(u64 vcpu)
+{
+	struct mailbox *box;
+	u64 i, request, idle = 0;
+
+	while (!READ_ONCE(guest_stop)) {
+		for (i = vcpu; i < NR_THREADS; i += NR_VCPUS) {
+			box = &mailboxes[i];
+			/* Pairs with the release in ask_guest(). */
+			request = smp_load_acquire(&box->request);
+			if (request == box->reply)
+				continue;
+			guest_serve(box);
+			/* Pairs with the acquire in ask_guest(). */
+			smp_store_release(&box->reply, request);
+			idle = 0;
+		}
+		if (++idle % 16 == 0)
+			GUEST_SYNC(0);
+	}
+	GUEST_DONE();
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+	struct ucall uc;
+
+	for (;;) {
+		vcpu_run(vcpu);
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_SYNC:
+			sched_yield();
+			break;
+		case UCALL_DONE:
+			return NULL;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+			break;
+		default:
+			TEST_FAIL("Unexpected exit: %s",
+				  exit_reason_str(vcpu->run->exit_reason));
+		}
+	}
+}
+
+static void ask_guest(struct stress_thread *t, u64 page, bool write, u64 val)
+{
+	struct mailbox *box = t->box;
+
+	box->gva = g.gpa + page * PAGE_SIZE;
+	box->write = write;
+	box->val = val;
+	/* Pairs with the acquire in guest_code(). */
+	smp_store_release(&box->request, box->request + 1);
+	/* Pairs with the release in guest_code(). */
+	gmem_wait_until(smp_load_acquire(&box->reply) == box->request);
+
+	TEST_ASSERT(write || box->bad_val == val,
+		    "Guest, page %lu: 0x%lx, want 0x%lx", page, box->bad_val, val);
+}
+
+/* ---- Operations on one page ---- */
+
+static void check_user_page(u64 page)
+{
+	struct page_model *m = &model[page];
+	u64 *p = (u64 *)(g.mem + page * PAGE_SIZE), seen = 0;
+	int w, code;
+
+	code = gmem_try(w = gmem_check_words(p, m->val, &seen));
+	TEST_ASSERT(!!code == m->private, "Page %lu is %s, want %s", page,
+		    code ? "private" : "shared", m->private ? "private" : "shared");
+	if (code)
+		return;
+	TEST_ASSERT(w < 0, "User, page %lu word %d: 0x%lx, want 0x%lx",
+		    page, w, seen, m->val);
+}
+
+static void op_user_read(struct stress_thread *t, u64 page)
+{
+	check_user_page(page);
+}
+
+static void op_user_write(struct stress_thread *t, u64 page)
+{
+	u64 *p = (u64 *)(g.mem + page * PAGE_SIZE), val = t->next_val++;
+	int code = gmem_try(gmem_fill_words(p, val));
+
+	TEST_ASSERT(!!code == model[page].private, "Write to %s page %lu: si_code %d",
+		    model[page].private ? "private" : "shared", page, code);
+	if (!code)
+		model[page].val = val;
+}
+
+static void op_guest_read(struct stress_thread *t, u64 page)
+{
+	ask_guest(t, page, false, model[page].val);
+}
+
+static void op_guest_write(struct stress_thread *t, u64 page)
+{
+	model[page].val = t->next_val++;
+	ask_guest(t, page, true, model[page].val);
+}
+
+static u64 random_flags(struct stress_thread *t)
+{
+	static const u64 flags[] = { 0, GMEM_ZERO, GMEM_PRESERVE, GMEM_DISCARD };
+
+	return flags[kvm_random_u32(&t->random) % ARRAY_SIZE(flags)];
+}
+
+/* The default of this file is PRESERVE. */
+static void model_convert(u64 first, u64 nr, bool private, u64 flags)
+{
+	u64 page;
+
+	for (page = first; page < first + nr; page++) {
+		model[page].private = private;
+		if (flags & (GMEM_ZERO | GMEM_DISCARD))
+			model[page].val = 0;
+	}
+}
+
+static void op_convert(struct stress_thread *t, u64 page)
+{
+	bool private = kvm_random_bool(&t->random);
+	u64 flags = random_flags(t);
+
+	gmem_convert_pages(&g, page, 1, private ? GMEM_PRIVATE : GMEM_SHARED, flags);
+	model_convert(page, 1, private, flags);
+}
+
+static void op_punch(struct stress_thread *t, u64 page)
+{
+	gmem_punch(&g, page, 1);
+	model[page].val = 0;
+}
+
+static void op_allocate(struct stress_thread *t, u64 page)
+{
+	gmem_allocate(&g, page, 1);
+}
+
+/* A conversion that must fail, and change nothing. */
+static void op_held(struct stress_thread *t, u64 page)
+{
+	int pipes[2], r;
+
+	if (model[page].private)
+		return;
+
+	hold_by_pipe(pipes, g.mem + page * PAGE_SIZE);
+	r = __gmem_convert(g.fd, page * PAGE_SIZE, PAGE_SIZE, GMEM_PRIVATE, 0, NULL);
+	TEST_ASSERT(r == EAGAIN, "Converting held page %lu: %s", page, strerror(r));
+	release_pipe(pipes);
+}
+
+static const struct op {
+	void (*fn)(struct stress_thread *t, u64 page);
+	u32 weight;
+} ops[] = {
+	{ op_convert, 6 },
+	{ op_user_read, 3 },
+	{ op_user_write, 3 },
+	{ op_guest_read, 2 },
+	{ op_guest_write, 2 },
+	{ op_punch, 1 },
+	{ op_allocate, 1 },
+	{ op_held, 1 },
+};
+
+static void random_op(struct stress_thread *t)
+{
+	u64 page = kvm_random_u32(&t->random) % (NR_PAGES / NR_THREADS);
+	u32 i, pick, total = 0;
+
+	for (i = 0; i < ARRAY_SIZE(ops); i++)
+		total += ops[i].weight;
+
+	pick = kvm_random_u32(&t->random) % total;
+	for (i = 0; pick >= ops[i].weight; i++)
+		pick -= ops[i].weight;
+
+	ops[i].fn(t, page * NR_THREADS + t->id);
+}
+
+/* ---- Operations on the whole file, while all others stand still ---- */
+
+static void whole_convert(struct stress_thread *t)
+{
+	u64 first = kvm_random_u32(&t->random) % NR_PAGES;
+	u64 nr = 1 + kvm_random_u32(&t->random) % (NR_PAGES - first);
+	bool private = kvm_random_bool(&t->random);
+	u64 flags = random_flags(t);
+
+	gmem_convert_pages(&g, first, nr, private ? GMEM_PRIVATE : GMEM_SHARED, flags);
+	model_convert(first, nr, private, flags);
+}
+
+static void whole_punch(struct stress_thread *t)
+{
+	u64 page;
+
+	gmem_punch(&g, 0, NR_PAGES);
+	for (page = 0; page < NR_PAGES; page++)
+		model[page].val = 0;
+}
+
+static void whole_rebind(struct stress_thread *t)
+{
+	gmem_unbind(&g);
+	if (kvm_random_bool(&t->random))
+		whole_convert(t);
+	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+}
+
+static void whole_remap(struct stress_thread *t)
+{
+	gmem_unbind(&g);
+	g.no_user_addr = kvm_random_bool(&t->random);
+	kvm_munmap(g.mem, g.size);
+	g.mem = kvm_mmap(g.size, PROT_READ | PROT_WRITE, MAP_SHARED, g.fd);
+	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+}
+
+static void whole_check(struct stress_thread *t)
+{
+	u64 page;
+
+	for (page = 0; page < NR_PAGES; page++)
+		check_user_page(page);
+}
+
+static void (* const whole_ops[])(struct stress_thread *t) = {
+	whole_convert,
+	whole_convert,
+	whole_punch,
+	whole_rebind,
+	whole_remap,
+	whole_check,
+};
+
+static void *stress_thread(void *arg)
+{
+	struct stress_thread *t = arg;
+	u64 i;
+
+	for (i = 0; i < ops_per_thread; i++) {
+		if (kvm_random_u32(&t->random) % WHOLE_FILE_ONE_IN) {
+			pthread_rwlock_rdlock(&world);
+			random_op(t);
+		} else {
+			pthread_rwlock_wrlock(&world);
+			whole_ops[kvm_random_u32(&t->random) % ARRAY_SIZE(whole_ops)](t);
+		}
+		pthread_rwlock_unlock(&world);
+	}
+	return NULL;
+}
+
+/* ---- Set-up ---- */
+
+static void start_threads(u32 seed)
+{
+	struct mailbox *boxes = addr_gva2hva(vm, (gva_t)mailboxes);
+	pthread_rwlockattr_t attr;
+	u64 i;
+
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&world, &attr);
+
+	for (i = 0; i < NR_THREADS; i++) {
+		threads[i] = (struct stress_thread) {
+			.random = new_kvm_random_state(seed + i),
+			.next_val = (i + 1) << 56,
+			.box = &boxes[i],
+			.id = i,
+		};
+		kvm_pthread_create(&threads[i].thread, NULL, stress_thread, &threads[i]);
+	}
+}
+
+/* The guest looks at every page once more, then the user at all bytes. */
+static void final_check(void)
+{
+	u64 page;
+
+	for (page = 0; page < NR_PAGES; page++) {
+		check_user_page(page);
+		op_guest_read(&threads[page % NR_THREADS], page);
+	}
+	gmem_to_shared(&g, 0, NR_PAGES, GMEM_PRESERVE);
+	for (page = 0; page < NR_PAGES; page++) {
+		model[page].private = false;
+		check_user_page(page);
+	}
+}
+
+static void run_stress(u32 seed)
+{
+	pthread_t vcpu_threads[NR_VCPUS];
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	u64 i;
+
+	vm = gmem_vm_create(NR_VCPUS, guest_code, vcpus);
+	virt_map(vm, GMEM_GPA, GMEM_GPA, NR_PAGES);
+	gmem_new(&g, vm, NR_PAGES, GMEM_SHARED_FILE);
+
+	for (i = 0; i < NR_VCPUS; i++) {
+		vcpu_args_set(vcpus[i], 1, i);
+		kvm_pthread_create(&vcpu_threads[i], NULL, vcpu_thread, vcpus[i]);
+	}
+
+	start_threads(seed);
+	for (i = 0; i < NR_THREADS; i++)
+		kvm_pthread_join(threads[i].thread, NULL);
+	final_check();
+
+	WRITE_ONCE(*(u64 *)addr_gva2hva(vm, (gva_t)&guest_stop), 1);
+	for (i = 0; i < NR_VCPUS; i++)
+		kvm_pthread_join(vcpu_threads[i], NULL);
+	gmem_destroy(&g);
+	kvm_vm_free(vm);
+}
+
+int main(int argc, char *argv[])
+{
+	u32 seed = gmem_now_ns() % INT32_MAX;
+	u64 nr_ops = DEFAULT_OPS;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "hs:n:")) != -1) {
+		switch (opt) {
+		case 's':
+			seed = atoi_positive("seed", optarg);
+			break;
+		case 'n':
+			nr_ops = atoi_positive("number of operations", optarg);
+			break;
+		default:
+			printf("usage: %s [-s seed] [-n operations]\n", argv[0]);
+			return opt == 'h' ? 0 : KSFT_FAIL;
+		}
+	}
+
+	TEST_REQUIRE(gmem_conversion_supported());
+
+	/* Zero would be the end of all randomness. */
+	seed = seed ?: 1;
+	ops_per_thread = (nr_ops + NR_THREADS - 1) / NR_THREADS;
+	printf("Seed %u, %lu operations: %s -s %u -n %lu\n", seed,
+	       ops_per_thread * NR_THREADS, argv[0], seed, nr_ops);
+
+	gmem_sigbus_install();
+	run_stress(seed);
+	printf("PASS\n");
+	return 0;
+}
