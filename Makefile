@@ -98,7 +98,7 @@ packages:
 
 base: packages
 	@$(call lock,base)
-	[ ! -e $(tree)/.git/refs/lab/base ] || exit 0
+	! (. lab/git.sh && has_base) || exit 0
 	src='$(KERNEL_SRC)'
 	if [ -z "$$src" ]; then
 		src=$$(lab/fetch.sh $(cache) $(BASE_PACKAGE) '$(BASE_DEB)' $(BASE_SUITE) $(BASE_SHA256))
@@ -109,9 +109,10 @@ tree: base
 	@$(call lock,tree)
 	lab/tree.sh $(if $(DISCARD),discard)
 
+$(tools)/runner: lab/machine.c lab/tests.c lab/runner.h
 $(tools)/%: lab/%.c | packages
 	@mkdir -p $(@D) build/logs
-	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $<
+	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $(filter %.c,$^)
 
 # ---- kernels, test programs, boot images ----
 
@@ -152,7 +153,9 @@ lab-build-kvm-modules: tree
 		build/x86-module/arch/x86/kvm/kvm-intel.ko
 
 lab-build-warnings: kernel-x86 kernel-arm64
-	@lab/warnings.sh build/x86 arch/x86/kvm/ '$(call kbuild,x86)'
+	@$(call lock,x86)
+	lab/warnings.sh build/x86 arch/x86/kvm/ '$(call kbuild,x86)'
+	$(call lock,arm64)
 	lab/warnings.sh build/arm64 arch/arm64/kvm/ '$(call kbuild,arm64)'
 
 lab-tree-roundtrip: tree

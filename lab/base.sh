@@ -6,7 +6,8 @@ set -eu
 . lab/git.sh
 source=$1 version=$2
 
-[ ! -e $tree/.git/refs/lab/base ] || exit 0
+! has_base || exit 0
+[ ! -e $tree ] || fail "$tree has no base commit; move it away"
 [ -e "$source" ] || fail "KERNEL_SRC=$source: no such file or directory"
 new=$tree.new
 rm -rf $new
@@ -19,6 +20,7 @@ case $source in
 		tar -xJ -C $new --strip-components=1 ;;
 *)
 	if [ -d "$source" ]; then
+		[ ! -e "$source/.config" ] || fail "KERNEL_SRC=$source has been built in; run make mrproper there"
 		rsync -a --exclude=.git "$source/" $new/
 	else
 		tar -xf "$source" -C $new --strip-components=1
@@ -40,5 +42,4 @@ git -C $new -c core.bigFileThreshold=1 -c core.compression=1 -c core.safecrlf=fa
 git -C $new commit -q -m "Linux $got"
 git -C $new update-ref refs/lab/base HEAD
 git -C $new update-ref refs/lab/composed HEAD
-rm -rf $tree
 mv $new $tree

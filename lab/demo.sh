@@ -15,6 +15,6 @@ build/lab/gen_init_cpio $out/list >$out/data.cpio
 cat build/x86/initramfs.cpio $out/data.cpio >$out/initramfs.cpio
 rm -f $log
 build/lab/runner -a x86 -s lab.demo -i $out/initramfs.cpio -c $log </dev/null | tr -d '\r'
-grep -q 'lab: demo status 0' $log && exit 0
+grep -qs 'lab: demo status 0' $log && exit 0
 echo "lab: the demo failed or did not finish; log $log" >&2
 exit 1

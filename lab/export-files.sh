@@ -38,7 +38,11 @@ put "$tmp/series.new" "$out/patches/series"
 comm -12 "$tmp/base" "$tmp/own.live" | while read -r f; do
 	echo "$(git -C $tree cat-file blob "refs/lab/base:$f" | sha256sum | cut -d' ' -f1)  $f"
 done >"$tmp/replaced.new"
-[ ! -s "$tmp/replaced.new" ] || put "$tmp/replaced.new" "$out/patches/replaced.sha256"
+if [ -s "$tmp/replaced.new" ]; then
+	put "$tmp/replaced.new" "$out/patches/replaced.sha256"
+else
+	rm -f "$out/patches/replaced.sha256"
+fi
 
 if [ -f MAINTAINERS ] && grep -qx MAINTAINERS "$tmp/touched"; then
 	git -C $tree cat-file blob "$final:MAINTAINERS" >"$tmp/theirs"

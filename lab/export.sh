@@ -46,7 +46,7 @@ write_patch() {
 	GIT_INDEX_FILE=$tmp/index
 	export GIT_INDEX_FILE
 	$g read-tree "$1"
-	awk -v c="$1" '$1 == c { print $2 }' "$tmp/last" | comm -12 - "$tmp/edited" >"$tmp/fold" 2>/dev/null || :
+	awk -v c="$1" '$1 == c { print $2 }' "$tmp/last" | sort | comm -12 - "$tmp/edited" >"$tmp/fold" 2>/dev/null || :
 	while read -r f; do
 		$g rm -q --cached --ignore-unmatch "$f"
 		$g ls-tree "$final" "$f" | $g update-index --add --index-info

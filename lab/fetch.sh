@@ -47,20 +47,25 @@ EOF
 set -- -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$apt/sources" \
 	-o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
 [ "$(id -u)" -ne 0 ] || set -- "$@" -o APT::Sandbox::User=root
+e_line() { grep -m1 '^E:' "$apt/log" || echo "no error line"; }
 echo "lab: fetching $package $version ($suite, 160 MB)" >&2
-apt-get "$@" update >"$apt/log" 2>&1 || fail "apt-get update failed ($(grep -m1 '^E:' "$apt/log"); log $apt/log)"
+# Without the option apt takes an unreachable mirror for an old one.
+apt-get "$@" -o APT::Update::Error-Mode=any update >"$apt/log" 2>&1 ||
+	fail "cannot reach $suite of this machine's Debian mirror ($(e_line); log $apt/log); or use KERNEL_SRC="
 cd "$dir"
 if ! apt-get "$@" download "$package=$version" >>"$apt/log" 2>&1; then
 	new=$(apt-cache "$@" madison "$package" | awk 'NR == 1 { print $3 }')
-	[ -n "$new" ] || fail "cannot download $package $version ($(grep -m1 '^E:' "$apt/log"); log $apt/log)"
+	[ -n "$new" ] && [ "$new" != "$version" ] ||
+		fail "cannot download $package $version ($(e_line); log $apt/log)"
 	echo "lab: WARNING: $version has left the mirror, taking $new" >&2
-	apt-get "$@" download "$package=$new" >>"$apt/log" 2>&1 || fail "cannot download $package $new (log $apt/log)"
+	apt-get "$@" download "$package=$new" >>"$apt/log" 2>&1 ||
+		fail "cannot download $package $new ($(e_line); log $apt/log)"
 	ls -t "$dir/$package"_*.deb | head -n 1
 	exit 0
 fi
 # apt writes the version's "~" and ":" in an escaped form; find what came.
 got=$(ls -t "$dir/$package"_*.deb | head -n 1)
 [ "$got" = "$deb" ] || mv "$got" "$deb"
-[ "$(sum_of "$deb")" = "$sum" ] || fail "$deb has a wrong sha256; delete it and try again"
+[ "$(sum_of "$deb")" = "$sum" ] || fail "$deb is not what lab/pins.mk pins (sha256 $(sum_of "$deb"))"
 rm -rf "$apt/lists" "$apt/cache"
 echo "$deb"

@@ -7,6 +7,9 @@ export GIT_AUTHOR_NAME="guest_memfd project" GIT_COMMITTER_NAME="guest_memfd pro
 export GIT_AUTHOR_EMAIL=kvm@vger.kernel.org GIT_COMMITTER_EMAIL=kvm@vger.kernel.org
 export GIT_AUTHOR_DATE="2026-01-01T00:00:00Z" GIT_COMMITTER_DATE="2026-01-01T00:00:00Z"
 
+# Is the base there?  Asked of git, as a "git gc" takes the file of a ref away.
+has_base() { git --git-dir=$tree/.git rev-parse -q --verify refs/lab/base >/dev/null 2>&1; }
+
 fail() { echo "lab: $*" >&2; exit 1; }
 
 # Files of the project that lie at kernel paths, below directory $1.

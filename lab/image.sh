@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # image.sh KERNEL FAMILYDIR CROSS: build/KERNEL/initramfs.cpio, with PID 1 and
-# the test programs of FAMILYDIR/selftests.  Written only when it would differ.
+# the test programs of FAMILYDIR/selftests.
 set -eu
 kernel=$1 family=$2 cross=$3
 out=build/$kernel

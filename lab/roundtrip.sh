@@ -25,7 +25,7 @@ sums() {
 
 # A copy of the project that edits are exported to.
 copy() {
-	for f in $(cd . && ls MAINTAINERS patches/series patches/replaced.sha256 patches/*.patch 2>/dev/null
+	for f in $(ls MAINTAINERS patches/series patches/replaced.sha256 patches/*.patch 2>/dev/null
 		   series_lines . | cut -s -d' ' -f2-); do
 		mkdir -p "$1/$(dirname "$f")"
 		cp -p "$f" "$1/$f"

@@ -9,7 +9,11 @@ jobs=$1
 wt=$PWD/build/series-tree
 logs=$PWD/build/logs/series
 mkdir -p "$logs"
-[ -e "$wt/.git" ] || git -C $tree worktree add -q --detach "$wt" refs/lab/base
+# A worktree of a build/linux that is gone is of no use.
+if ! [ -e "$wt/.git" ] || ! git -C "$wt" rev-parse -q --verify HEAD >/dev/null 2>&1; then
+	rm -rf "$wt"
+	git -C $tree worktree add -q -f --detach "$wt" refs/lab/base
+fi
 unset MAKEFLAGS MAKELEVEL
 export KCPPFLAGS=-fmacro-prefix-map=../series-tree/=
 n=0 bad=0

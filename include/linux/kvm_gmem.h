@@ -71,11 +71,13 @@ struct kvm_gmem_ops {
 			   struct kvm_gfn_range *range, bool to_private);
 
 	/*
-	 * Do what may fail cleanly and isn't state, e.g. split the platform's
-	 * tables at the edges of @range.  invalidate_lock is held for write.
+	 * Do what may fail cleanly and isn't state: split an entry of the
+	 * platform's tables that is larger than the folio at @pfn.  Called for
+	 * the folio at either end, if present, of a range that is converted,
+	 * punched or discarded.  The platform's entries never were larger than a
+	 * folio, hence no other can be cut.  invalidate_lock is held for write.
 	 */
-	int (*prepare_convert)(struct kvm *kvm, struct kvm_memory_slot *slot,
-			       struct kvm_gfn_range *range, bool to_private);
+	int (*prepare_convert)(kvm_pfn_t pfn, int order);
 
 	/*
 	 * Give a page to the guest, before its first private mapping.  Must be
@@ -91,6 +93,16 @@ struct kvm_gmem_ops {
 	bool (*make_shared)(kvm_pfn_t pfn, int order);
 
 	/*
+	 * The guest loses the pages of @range, which lies within @slot: by punch,
+	 * DISCARD, unbinding or the end of the file.  The guest's mappings are
+	 * gone, the folios are not free yet.  This is where to do what needs the
+	 * VM; when a folio is freed the VM may be gone.  invalidate_lock is held
+	 * for write.
+	 */
+	void (*release_range)(struct kvm *kvm, struct kvm_memory_slot *slot,
+			      struct kvm_gfn_range *range);
+
+	/*
 	 * Forget what KVM keeps about @range apart from mappings.  mmu_lock is
 	 * held for write, invalidate_lock may not be; must not sleep.
 	 */
@@ -103,7 +115,9 @@ int kvm_gmem_error_folio(struct address_space *mapping, struct folio *folio);
 
 /*
  * @free: the ->free_folio() of the VM type, which makes the platform give up a
- *	  folio that has left its file; NULL if the platform never owns any.
+ *	  folio that has left its file; NULL if the platform never owns any.  It
+ *	  is called with the last reference but the file's: if the platform refuses,
+ *	  folio_get() keeps the folio from the allocator for good.
  */
 #define KVM_GMEM_AOPS(free)					\
 	{							\
@@ -118,6 +132,10 @@ extern const struct address_space_operations kvm_gmem_default_aops;
 
 /* For VM types without private memory, whose files are of one state for life. */
 extern const struct kvm_gmem_ops kvm_gmem_default_ops;
+
+bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
+void kvm_gmem_walk_present(struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
+			   void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages));
 
 /*
  * Return the table of @kvm's type; for a NULL @kvm the table of the most capable

@@ -4,12 +4,11 @@
 
 #include <linux/kvm_host.h>
 #include <linux/kvm_gmem.h>
+#include <linux/kvm_gmem_state.h>
 #include <linux/mempolicy.h>
 #include <linux/pagemap.h>
 #include <linux/rwsem.h>
 #include <linux/sizes.h>
-
-#include "gmem_state.h"
 
 /*
  * Data model
@@ -108,6 +107,11 @@ static inline kvm_pfn_t kvm_gmem_folio_pfn(struct folio *folio, pgoff_t index)
 }
 
 /* guest_memfd.c */
+bool kvm_gmem_is_file(const struct file *file);
+struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
+				  loff_t size, u64 flags);
+
+/* guest_memfd_bind.c */
 void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
 			 struct kvm_gfn_range *range);
 struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
@@ -115,6 +119,14 @@ struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
 void kvm_gmem_invalidate_start(struct inode *inode, pgoff_t start, pgoff_t end,
 			       enum kvm_gfn_range_filter filter);
 void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end);
+void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start, pgoff_t end,
+				    enum kvm_gfn_range_filter filter);
+void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start, pgoff_t end);
+enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode);
+void kvm_gmem_lock_bindings(struct inode *inode);
+void kvm_gmem_unlock_bindings(struct inode *inode);
+void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end);
+void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t end);
 
 /*
  * Walk the bindings of @f in address space @as that overlap [@index, @end), each
@@ -124,10 +136,14 @@ void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end);
 	for ((slot) = kvm_gmem_next_binding(&(f)->bindings[as], &(index), (end)); (slot); \
 	     (slot) = kvm_gmem_next_binding(&(f)->bindings[as], &(index), (end)))
 
+/* guest_memfd_fault.c */
+vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
+
 /* guest_memfd_folio.c */
 struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);
 void kvm_gmem_make_uptodate(struct folio *folio);
 void kvm_gmem_zero_folio(struct folio *folio);
+int kvm_gmem_prepare_edges(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end);
 pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end);
@@ -136,5 +152,6 @@ void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared);
 /* guest_memfd_convert.c */
 long kvm_gmem_set_attributes(struct gmem_file *f,
 			     struct kvm_memory_attributes2 __user *uattrs);
+int kvm_gmem_share_rejected(struct gmem_file *f, pgoff_t index);
 
 #endif /* __KVM_GMEM_INTERNAL_H__ */

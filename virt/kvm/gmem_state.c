@@ -34,12 +34,11 @@
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
 #include <linux/cleanup.h>
+#include <linux/kvm_gmem_state.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
-
-#include "gmem_state.h"
 
 #define GMEM_STATE_PIECE_LONGS	BITS_TO_LONGS(GMEM_STATE_PIECE_PAGES)
 
@@ -294,6 +293,22 @@ bool gmem_state_range_is(struct gmem_state *s, unsigned long start,
 			 unsigned long end, bool value)
 {
 	return gmem_state_find_other(s, start, end, value) >= end;
+}
+
+/*
+ * Whether all pages in [start, end), at least one, have the same value.  Cheap
+ * for a whole piece: were it uniform, it would have no bitmap.  Lock-free, see
+ * the top of the file.
+ */
+bool gmem_state_is_uniform(struct gmem_state *s, unsigned long start,
+			   unsigned long end)
+{
+	if (!(start % GMEM_STATE_PIECE_PAGES) &&
+	    end - start == GMEM_STATE_PIECE_PAGES)
+		return !gmem_state_is_bitmap(xa_load(&s->pieces,
+						     start / GMEM_STATE_PIECE_PAGES));
+
+	return gmem_state_next_change(s, start, end) >= end;
 }
 
 /*

@@ -11,11 +11,10 @@
 #include <linux/completion.h>
 #include <linux/delay.h>
 #include <linux/kthread.h>
+#include <linux/kvm_gmem_state.h>
 #include <linux/moduleparam.h>
 #include <linux/prandom.h>
 #include <linux/vmalloc.h>
-
-#include "gmem_state.h"
 
 #define PIECE		((unsigned long)GMEM_STATE_PIECE_PAGES)
 
@@ -536,6 +535,8 @@ static void random_read(struct kunit *test, struct model *m)
 						     base + end, !value));
 	KUNIT_ASSERT_EQ(test, next == end,
 			gmem_state_range_is(m->s, base + start, base + end, value));
+	KUNIT_ASSERT_EQ(test, next == end,
+			gmem_state_is_uniform(m->s, base + start, base + end));
 }
 
 /* All runs; a bitmap exactly where a piece is mixed; nothing outside. */

@@ -2,9 +2,10 @@
 /*
  * guest_memfd: guest memory as a file that belongs to the guest.
  *
- * This file is the front: creation, life of file and inode, binding to memslots,
- * fallocate, user and guest faults.  gmem_internal.h has the data model and the
- * locking rules, guest_memfd_convert.c moves pages between private and shared,
+ * This file is the front: creation, life of file and inode, fallocate, mmap.
+ * gmem_internal.h has the data model and the locking rules, guest_memfd_bind.c
+ * ties files to memslots and zaps, guest_memfd_fault.c serves user and guest
+ * faults, guest_memfd_convert.c moves pages between private and shared,
  * guest_memfd_folio.c allocates and frees, gmem_state.c remembers states.
  */
 #include <linux/anon_inodes.h>
@@ -28,404 +29,61 @@ static struct vfsmount *kvm_gmem_mnt;
 static struct kmem_cache *kvm_gmem_inode_cachep;
 static struct file_operations kvm_gmem_fops;
 
-static void kvm_gmem_assert_bindings_stable(struct inode *inode)
+bool kvm_gmem_is_file(const struct file *file)
 {
-	lockdep_assert(lockdep_is_held_type(&inode->i_mapping->invalidate_lock, 0) ||
-		       lockdep_is_held(&GMEM_I(inode)->bindings_lock));
+	return file->f_op == &kvm_gmem_fops;
 }
-
-/* Bindings and zapping. */
-
-/*
- * Return the first slot that is bound to something in [*@index, @end), and
- * advance *@index to the end of its binding.  NULL if there is none.
- */
-struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
-					      pgoff_t *index, pgoff_t end)
-{
-	struct kvm_memory_slot *slot;
-	unsigned long i = *index;
-
-	if (i >= end)
-		return NULL;
-
-	slot = xa_find(bindings, &i, end - 1, XA_PRESENT);
-	if (slot)
-		*index = slot->gmem.pgoff + slot->npages;
-
-	return slot;
-}
-
-/* Describe the gfns at which @slot shows the pages [@start, @end) of its file. */
-void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
-			 struct kvm_gfn_range *range)
-{
-	pgoff_t pgoff = slot->gmem.pgoff;
-
-	*range = (struct kvm_gfn_range) {
-		.slot = slot,
-		.start = slot->base_gfn + max(pgoff, start) - pgoff,
-		.end = slot->base_gfn + min(pgoff + slot->npages, end) - pgoff,
-		.may_block = true,
-	};
-}
-
-static bool kvm_gmem_is_bound(struct gmem_file *f, pgoff_t start, pgoff_t end)
-{
-	unsigned long index;
-	int as;
-
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		if (xa_find(&f->bindings[as], &index, end - 1, XA_PRESENT))
-			return true;
-	}
-
-	return false;
-}
-
-/*
- * Zap @slot's view of [@start, @end), and keep faults from installing anything
- * there until the invalidation ends.  Faults of neighbours are kept out too, as
- * far as a mapping of the largest folio at the edges could reach: it would cover
- * pages of the range, with the old state.
- */
-static bool kvm_gmem_zap_slot(struct gmem_file *f, struct kvm_memory_slot *slot,
-			      pgoff_t start, pgoff_t end,
-			      enum kvm_gfn_range_filter filter)
-{
-	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
-	pgoff_t align = 1UL << ops->max_order;
-	struct kvm_gfn_range range;
-
-	kvm_gmem_slot_range(slot, ALIGN_DOWN(start, align),
-			    end > ULONG_MAX - align ? end : ALIGN(end, align), &range);
-	kvm_mmu_invalidate_range_add(f->kvm, range.start, range.end);
-
-	kvm_gmem_slot_range(slot, start, end, &range);
-	range.attr_filter = filter;
-
-	if (ops->invalidate)
-		ops->invalidate(f->kvm, &range);
-
-	return filter && kvm_unmap_gfn_range(f->kvm, &range);
-}
-
-static void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
-					   pgoff_t end,
-					   enum kvm_gfn_range_filter filter)
-{
-	struct kvm *kvm = f->kvm;
-	struct kvm_memory_slot *slot;
-	bool flush = false;
-	pgoff_t index;
-	int as;
-
-	if (!kvm_gmem_is_bound(f, start, end))
-		return;
-
-	KVM_MMU_LOCK(kvm);
-	kvm_mmu_invalidate_start(kvm);
-
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		kvm_gmem_for_each_binding(f, as, slot, index, end)
-			flush |= kvm_gmem_zap_slot(f, slot, start, end, filter);
-	}
-
-	if (flush)
-		kvm_flush_remote_tlbs(kvm);
-	KVM_MMU_UNLOCK(kvm);
-}
-
-static void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start,
-					 pgoff_t end)
-{
-	if (!kvm_gmem_is_bound(f, start, end))
-		return;
-
-	KVM_MMU_LOCK(f->kvm);
-	kvm_mmu_invalidate_end(f->kvm);
-	KVM_MMU_UNLOCK(f->kvm);
-}
-
-/*
- * Zap the guest mappings of pages [@start, @end) on the sides that @filter names
- * (none if 0), and make guest faults on them retry until the matching
- * kvm_gmem_invalidate_end().  Bindings must be stable from start to end, or the
- * count of invalidations in progress would go out of balance.
- */
-void kvm_gmem_invalidate_start(struct inode *inode, pgoff_t start, pgoff_t end,
-			       enum kvm_gfn_range_filter filter)
-{
-	struct gmem_file *f;
-
-	kvm_gmem_assert_bindings_stable(inode);
-
-	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
-		kvm_gmem_invalidate_file_start(f, start, end, filter);
-}
-
-void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end)
-{
-	struct gmem_file *f;
-
-	kvm_gmem_assert_bindings_stable(inode);
-
-	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
-		kvm_gmem_invalidate_file_end(f, start, end);
-}
-
-/* The sides on which the guest may have pages of @inode mapped. */
-static enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode)
-{
-	struct gmem_inode *gi = GMEM_I(inode);
-
-	if (gi->in_place)
-		return KVM_FILTER_PRIVATE | KVM_FILTER_SHARED;
-
-	if (gi->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
-		return KVM_FILTER_SHARED;
-
-	return KVM_FILTER_PRIVATE;
-}
-
-/*
- * A binding is in the way of @slot if it overlaps in @slot's address space, or
- * if it shows a page at another gfn in another one: a page has one state, hence
- * one gfn.  The same gfns in each address space are one piece of RAM, e.g. that
- * of a VM with SMM.
- */
-static bool kvm_gmem_binding_conflicts(struct gmem_file *f, struct kvm_memory_slot *slot)
-{
-	pgoff_t end = slot->gmem.pgoff + slot->npages;
-	struct kvm_memory_slot *other;
-	pgoff_t index;
-	int as;
-
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = slot->gmem.pgoff;
-		kvm_gmem_for_each_binding(f, as, other, index, end) {
-			if (as == slot->as_id ||
-			    other->base_gfn - other->gmem.pgoff !=
-			    slot->base_gfn - slot->gmem.pgoff)
-				return true;
-		}
-	}
-
-	return false;
-}
-
-static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
-{
-	struct xarray *bindings = &f->bindings[slot->as_id];
-	pgoff_t first = slot->gmem.pgoff;
-	pgoff_t last = first + slot->npages - 1;
-	int r;
-
-	lockdep_assert_held(&f->kvm->slots_lock);
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
-	lockdep_assert_held_write(&GMEM_I(f->inode)->bindings_lock);
-
-	if (kvm_gmem_binding_conflicts(f, slot))
-		return -EEXIST;
-
-	r = xa_err(xa_store_range(bindings, first, last, slot, GFP_KERNEL_ACCOUNT));
-	if (r)
-		xa_store_range(bindings, first, last, NULL, GFP_KERNEL_ACCOUNT);
-
-	return r;
-}
-
-static void kvm_gmem_lock_bindings(struct inode *inode)
-{
-	filemap_invalidate_lock(inode->i_mapping);
-	down_write(&GMEM_I(inode)->bindings_lock);
-}
-
-static void kvm_gmem_unlock_bindings(struct inode *inode)
-{
-	up_write(&GMEM_I(inode)->bindings_lock);
-	filemap_invalidate_unlock(inode->i_mapping);
-}
-
-/*
- * Let the new @slot refer to the memory at @offset (bytes) of the guest_memfd
- * @fd.  On success slot->gmem.file holds a reference that the caller drops once
- * the slot is installed or given up: the file keeps the VM, not vice versa.
- *
- * slots_lock is held, @slot isn't visible to anyone yet.  Returns 0, -EBADF if
- * there is no such fd, -EINVAL if it isn't a guest_memfd of this VM or too small.
- */
-int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot,
-				   unsigned int fd, uoff_t offset)
-{
-	uoff_t size = slot->npages << PAGE_SHIFT;
-	struct gmem_inode *gi;
-	struct gmem_file *f;
-	struct file *file;
-
-	BUILD_BUG_ON(sizeof(gpa_t) != sizeof(offset));
-	BUILD_BUG_ON(sizeof(gfn_t) != sizeof(slot->gmem.pgoff));
-
-	if (WARN_ON_ONCE(slot->flags & KVM_MEMSLOT_GMEM_ONLY))
-		return -EINVAL;
-
-	file = fget(fd);
-	if (!file)
-		return -EBADF;
-
-	f = file->private_data;
-	if (file->f_op != &kvm_gmem_fops || f->kvm != kvm ||
-	    !PAGE_ALIGNED(offset) || offset + size < offset ||
-	    offset + size > i_size_read(f->inode)) {
-		fput(file);
-		return -EINVAL;
-	}
-
-	gi = GMEM_I(f->inode);
-	slot->gmem.pgoff = offset >> PAGE_SHIFT;
-	WRITE_ONCE(slot->gmem.file, file);
-	if (gi->in_place)
-		rcu_assign_pointer(slot->gmem.state, &gi->state);
-	if (gi->in_place || gi->flags & GUEST_MEMFD_FLAG_MMAP)
-		slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
-
-	return 0;
-}
-
-/*
- * Bind @slot, which is about to become visible, to its file: from here on the
- * file knows whom to zap.  slots_lock is held.  Returns 0, -EEXIST if the range
- * is bound elsewhere, -ENOMEM.
- */
-int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot)
-{
-	struct file *file = slot->gmem.file;
-	struct gmem_file *f;
-	int r;
-
-	lockdep_assert_held(&kvm->slots_lock);
-
-	if (WARN_ON_ONCE(!file || file->f_op != &kvm_gmem_fops))
-		return -EIO;
-
-	f = file->private_data;
-	kvm_gmem_lock_bindings(f->inode);
-	r = kvm_gmem_bind(f, slot);
-	kvm_gmem_unlock_bindings(f->inode);
-
-	trace_kvm_gmem_bind(f->inode->i_ino, slot, true, r);
-	return r;
-}
-
-/*
- * Undo the binding of @slot, which no vCPU can see any more: its mappings are
- * zapped and SRCU readers are gone.  slots_lock is held, unless the VM is being
- * destroyed, by when all its files are gone.
- *
- * The file may be on its way out, with kvm_gmem_release() waiting for slots_lock.
- * It cannot free the gmem_file before it got the lock, and then it wants the
- * binding of a slot that is about to be freed to be gone.
- */
-void kvm_gmem_unbind(struct kvm_memory_slot *slot)
-{
-	pgoff_t first = slot->gmem.pgoff;
-	struct gmem_file *f;
-
-	if (!slot->gmem.file)
-		return;
-
-	f = slot->gmem.file->private_data;
-	lockdep_assert_held(&f->kvm->slots_lock);
-
-	trace_kvm_gmem_bind(f->inode->i_ino, slot, false, 0);
-
-	kvm_gmem_lock_bindings(f->inode);
-	xa_store_range(&f->bindings[slot->as_id], first, first + slot->npages - 1,
-		       NULL, GFP_KERNEL_ACCOUNT);
-	rcu_assign_pointer(slot->gmem.state, NULL);
-	WRITE_ONCE(slot->gmem.file, NULL);
-	kvm_gmem_unlock_bindings(f->inode);
-}
-
-/*
- * Does an in-place file rule over the state of a gfn in [@start, @end)?  Then the
- * VM's own attributes must not pretend to.  slots_lock is held.
- */
-bool kvm_gmem_owns_attributes(struct kvm *kvm, gfn_t start, gfn_t end)
-{
-	struct kvm_memslot_iter iter;
-	int as;
-
-	lockdep_assert_held(&kvm->slots_lock);
-
-	for (as = 0; as < kvm_arch_nr_memslot_as_ids(kvm); as++) {
-		kvm_for_each_memslot_in_gfn_range(&iter, __kvm_memslots(kvm, as),
-						  start, end) {
-			if (kvm_memslot_is_in_place(iter.slot))
-				return true;
-		}
-	}
-
-	return false;
-}
-
-/*
- * State of @gfn, which lies in the in-place @slot.  A peek without locks: the
- * caller has taken a snapshot of mmu_invalidate_seq before, or takes the answer
- * for a hint.  False if the file is gone.
- */
-bool kvm_gmem_is_private(const struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	struct gmem_state *state;
-
-	/* kvm_gmem_release() clears the pointer, the inode goes after RCU. */
-	guard(rcu)();
-
-	state = rcu_dereference(slot->gmem.state);
-	return state && gmem_state_test(state, kvm_gmem_index(slot, gfn));
-}
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_is_private);
 
 /* fallocate() */
 
-static void kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
+static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
+	int r;
+
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+
+	r = kvm_gmem_prepare_edges(f->inode, start, end);
+	if (r)
+		return r;
 
 	kvm_gmem_invalidate_start(f->inode, start, end, kvm_gmem_filter(f->inode));
 
 	kvm_gmem_unmap_users(f->inode, start, end);
+	kvm_gmem_release_inode_range(f->inode, start, end);
 	kvm_gmem_drop_folios(f, start, end);
 
 	kvm_gmem_invalidate_end(f->inode, start, end);
+	return 0;
 }
 
 /*
  * Free what is present in [@start, @end); states stay.  Holes cost nothing, and
- * faults get their turn after each batch.
+ * faults get their turn after each batch.  If the VM type cannot let go of a
+ * batch, what came before it is free.
  */
-static void kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
+static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = f->inode->i_mapping;
 	pgoff_t next;
+	int r = 0;
 
 	trace_kvm_gmem_punch(f->inode->i_ino, start, end);
 
-	while (start < end) {
+	while (!r && start < end) {
 		filemap_invalidate_lock(mapping);
 
 		start = kvm_gmem_next_present(f->inode, start, end);
 		next = min(end, start + GMEM_BATCH_PAGES);
 		if (start < next)
-			kvm_gmem_punch_batch(f, start, next);
+			r = kvm_gmem_punch_batch(f, start, next);
 
 		filemap_invalidate_unlock(mapping);
 
 		start = next;
 		cond_resched();
 	}
+
+	return r;
 }
 
 static int kvm_gmem_allocate_batch(struct gmem_file *f, pgoff_t *start, pgoff_t end)
@@ -480,7 +138,7 @@ static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset, loff_
 		return -EINVAL;
 
 	if (mode & FALLOC_FL_PUNCH_HOLE)
-		kvm_gmem_punch_hole(f, start, end);
+		r = kvm_gmem_punch_hole(f, start, end);
 	else if (offset + len > i_size_read(f->inode))
 		r = -EINVAL;
 	else
@@ -492,53 +150,6 @@ static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset, loff_
 }
 
 /* User mappings. */
-
-static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vmf)
-{
-	struct folio *folio;
-
-	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
-
-	if (vmf->pgoff >= i_size_read(f->inode) >> PAGE_SHIFT)
-		return VM_FAULT_SIGBUS;
-
-	if (kvm_gmem_index_is_private(f->inode, vmf->pgoff))
-		return VM_FAULT_SIGBUS;
-
-	folio = kvm_gmem_get_folio(f, vmf->pgoff);
-	if (IS_ERR(folio))
-		return vmf_error(PTR_ERR(folio));
-
-	if (folio_test_hwpoison(folio)) {
-		folio_unlock(folio);
-		folio_put(folio);
-		return VM_FAULT_HWPOISON;
-	}
-
-	kvm_gmem_make_uptodate(folio);
-	vmf->page = folio_file_page(folio, vmf->pgoff);
-	return VM_FAULT_LOCKED;
-}
-
-/*
- * Only shared pages can be faulted in.  The page is mapped after invalidate_lock
- * is dropped, but with the folio locked and referenced: a conversion to private
- * that gets in between waits for the lock, and unmaps the page again or finds it
- * in use; punch and DISCARD wait for the lock to drop the folio.
- */
-static vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
-{
-	struct gmem_file *f = vmf->vma->vm_file->private_data;
-	struct address_space *mapping = f->inode->i_mapping;
-	vm_fault_t ret;
-
-	filemap_invalidate_lock_shared(mapping);
-	ret = kvm_gmem_fault_locked(f, vmf);
-	filemap_invalidate_unlock_shared(mapping);
-
-	trace_kvm_gmem_user_fault(f->inode->i_ino, vmf->pgoff, ret);
-	return ret;
-}
 
 #ifdef CONFIG_NUMA
 static int kvm_gmem_set_policy(struct vm_area_struct *vma, struct mempolicy *mpol)
@@ -584,212 +195,6 @@ static int kvm_gmem_mmap(struct file *file, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* Guest faults. */
-
-/*
- * Take a reference to the file of @slot, NULL if it is closed.  There may be time
- * between the last fput() and kvm_gmem_release() clearing the pointer.
- */
-static struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot)
-{
-	return get_file_active(&slot->gmem.file);
-}
-
-/*
- * Return the folio that backs @gfn, locked and with a reference; it may not be
- * up to date.  invalidate_lock is held.
- */
-static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
-					     struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	pgoff_t index = kvm_gmem_index(slot, gfn);
-	struct folio *folio;
-
-	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
-
-	/* Unbind waits for SRCU, release for file references: can't be. */
-	if (WARN_ON_ONCE(xa_load(&f->bindings[slot->as_id], index) != slot))
-		return ERR_PTR(-EIO);
-
-	folio = kvm_gmem_get_folio(f, index);
-	if (IS_ERR(folio) || !folio_test_hwpoison(folio))
-		return folio;
-
-	folio_unlock(folio);
-	folio_put(folio);
-	return ERR_PTR(-EHWPOISON);
-}
-
-static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
-				   gfn_t gfn, kvm_pfn_t *pfn, int *order)
-{
-	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
-	pgoff_t index = kvm_gmem_index(slot, gfn);
-	struct folio *folio;
-	bool is_private;
-	int r = 0;
-
-	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
-
-	is_private = kvm_gmem_index_is_private(f->inode, index);
-	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
-	if (IS_ERR(folio)) {
-		r = PTR_ERR(folio);
-		goto out;
-	}
-
-	kvm_gmem_make_uptodate(folio);
-	*pfn = kvm_gmem_folio_pfn(folio, index);
-	*order = min(folio_order(folio), ops->max_order);
-
-	if (is_private && ops->make_private)
-		r = ops->make_private(f->kvm, gfn, *pfn, *order);
-
-	folio_unlock(folio);
-	folio_put(folio);
-out:
-	trace_kvm_gmem_guest_fault(f->inode->i_ino, index, gfn, is_private, r);
-	return r;
-}
-
-/*
- * Look up, or allocate, the page that backs @gfn of @slot for mapping it into
- * the guest on the side that its state says.
- *
- * The page is returned without a reference.  What keeps it from being freed or
- * converted under the caller is that either zaps the guest: the caller has taken
- * a snapshot of mmu_invalidate_seq before, and uses @pfn only with mmu_lock held
- * and after mmu_invalidate_retry_gfn().
- *
- * @max_order, if not NULL, is set to the order (in pages) of the naturally
- * aligned range of one folio around @pfn that may be mapped at once.
- *
- * kvm->srcu is held for read, may sleep.  Returns 0, -EFAULT if the file is
- * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, or what
- * the VM type's ->make_private() returns.
- */
-int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
-		     kvm_pfn_t *pfn, int *max_order)
-{
-	struct address_space *mapping;
-	struct gmem_file *f;
-	int order, r;
-
-	struct file *file __free(fput) = kvm_gmem_get_file(slot);
-	if (!file)
-		return -EFAULT;
-
-	f = file->private_data;
-	mapping = f->inode->i_mapping;
-
-	filemap_invalidate_lock_shared(mapping);
-	r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, max_order ?: &order);
-	filemap_invalidate_unlock_shared(mapping);
-
-	return r;
-}
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_get_pfn);
-
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
-static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *slot,
-				  gfn_t gfn, struct page *src,
-				  kvm_gmem_populate_cb post_populate, void *opaque)
-{
-	struct address_space *mapping = f->inode->i_mapping;
-	struct folio *folio;
-	int r = -EINVAL;
-
-	filemap_invalidate_lock(mapping);
-
-	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
-	if (IS_ERR(folio)) {
-		r = PTR_ERR(folio);
-		goto out;
-	}
-
-	/* The callback takes locks that nest outside the folio lock. */
-	folio_unlock(folio);
-
-	if (kvm_mem_is_private(f->kvm, slot, gfn))
-		r = post_populate(f->kvm, gfn,
-				  kvm_gmem_folio_pfn(folio, kvm_gmem_index(slot, gfn)),
-				  src, opaque);
-	if (!r)
-		folio_mark_uptodate(folio);
-
-	folio_put(folio);
-out:
-	filemap_invalidate_unlock(mapping);
-	return r;
-}
-
-/*
- * Load the source page at @uaddr, if there is one, and populate @gfn.  User
- * memory is touched before invalidate_lock is taken, since it may well be a
- * mapping of the same file.
- */
-static int kvm_gmem_populate_gfn(struct gmem_file *f, struct kvm_memory_slot *slot,
-				 gfn_t gfn, unsigned long uaddr, bool may_writeback,
-				 kvm_gmem_populate_cb post_populate, void *opaque)
-{
-	struct page *src = NULL;
-	int r;
-
-	if (uaddr) {
-		r = get_user_pages_fast(uaddr, 1, may_writeback ? FOLL_WRITE : 0, &src);
-		if (r != 1)
-			return r < 0 ? r : -ENOMEM;
-	}
-
-	r = kvm_gmem_populate_page(f, slot, gfn, src, post_populate, opaque);
-
-	if (src)
-		put_page(src);
-	return r;
-}
-
-/* See kvm_host.h. */
-long kvm_gmem_populate(struct kvm *kvm, gfn_t start_gfn, void __user *src,
-		       long npages, bool may_writeback_src,
-		       kvm_gmem_populate_cb post_populate, void *opaque)
-{
-	struct kvm_memory_slot *slot;
-	unsigned long uaddr;
-	int r = 0;
-	long i;
-
-	lockdep_assert_held(&kvm->slots_lock);
-
-	if (WARN_ON_ONCE(npages <= 0 || !PAGE_ALIGNED(src)))
-		return -EINVAL;
-
-	slot = gfn_to_memslot(kvm, start_gfn);
-	if (!kvm_slot_has_gmem(slot))
-		return -EINVAL;
-
-	struct file *file __free(fput) = kvm_gmem_get_file(slot);
-	if (!file)
-		return -EFAULT;
-
-	npages = min_t(ulong, slot->npages - (start_gfn - slot->base_gfn), npages);
-	for (i = 0; i < npages; i++) {
-		if (signal_pending(current)) {
-			r = -EINTR;
-			break;
-		}
-
-		uaddr = src ? (unsigned long)src + i * PAGE_SIZE : 0;
-		r = kvm_gmem_populate_gfn(file->private_data, slot, start_gfn + i,
-					  uaddr, may_writeback_src, post_populate, opaque);
-		if (r)
-			break;
-	}
-
-	return r && !i ? r : i;
-}
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_populate);
-#endif /* CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE */
-
 /* Address space operations; see KVM_GMEM_AOPS(). */
 
 /* Folios are unmovable, no one should ask. */
@@ -824,7 +229,12 @@ int kvm_gmem_error_folio(struct address_space *mapping, struct folio *folio)
 	return MF_DELAYED;
 }
 
+/* The VM types' tables may be in the vendor's module. */
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_migrate_folio);
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_error_folio);
+
 const struct address_space_operations kvm_gmem_default_aops = KVM_GMEM_AOPS(NULL);
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_default_aops);
 
 const struct kvm_gmem_ops kvm_gmem_default_ops = {
 	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
@@ -876,6 +286,7 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 
 	kvm_gmem_invalidate_file_start(f, 0, ULONG_MAX, kvm_gmem_filter(inode));
 	kvm_gmem_invalidate_file_end(f, 0, ULONG_MAX);
+	kvm_gmem_release_range(f, 0, ULONG_MAX);
 
 	nr_private = atomic_long_read(&GMEM_I(inode)->nr_private);
 	kvm_gmem_account(f, -nr_private, nr_private - (long)inode->i_mapping->nrpages);
@@ -913,7 +324,8 @@ static const struct inode_operations kvm_gmem_iops = {
 
 static const char kvm_gmem_name[] = "[kvm-gmem]";
 
-static struct inode *kvm_gmem_create_inode(struct kvm *kvm, loff_t size, u64 flags)
+static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
+					   loff_t size, u64 flags)
 {
 	struct gmem_inode *gi;
 	struct inode *inode;
@@ -923,7 +335,7 @@ static struct inode *kvm_gmem_create_inode(struct kvm *kvm, loff_t size, u64 fla
 		return inode;
 
 	gi = GMEM_I(inode);
-	gi->ops = kvm_arch_gmem_ops(kvm);
+	gi->ops = ops;
 	gi->flags = flags;
 	gi->in_place = kvm_gmem_in_place(flags, gi->ops);
 	gmem_state_init(&gi->state, !(flags & GUEST_MEMFD_FLAG_INIT_SHARED));
@@ -957,8 +369,12 @@ static struct gmem_file *kvm_gmem_alloc_file(struct kvm *kvm, struct inode *inod
 	return f;
 }
 
-/* Return an open file for a new inode; it isn't published yet. */
-static struct file *kvm_gmem_create_file(struct kvm *kvm, loff_t size, u64 flags)
+/*
+ * Return an open file of @size bytes for a new inode that is served by @ops; it
+ * isn't published yet.  Takes a reference to @kvm.
+ */
+struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
+				  loff_t size, u64 flags)
 {
 	struct gmem_file *f;
 	struct inode *inode;
@@ -968,7 +384,7 @@ static struct file *kvm_gmem_create_file(struct kvm *kvm, loff_t size, u64 flags
 	if (!fops_get(&kvm_gmem_fops))
 		return ERR_PTR(-ENOENT);
 
-	inode = kvm_gmem_create_inode(kvm, size, flags);
+	inode = kvm_gmem_create_inode(ops, size, flags);
 	if (IS_ERR(inode)) {
 		file = ERR_CAST(inode);
 		goto err_fops;
@@ -1006,11 +422,12 @@ err_fops:
  */
 int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 {
+	const struct kvm_gmem_ops *ops = kvm_arch_gmem_ops(kvm);
 	loff_t size = args->size;
 	struct file *file;
 	int fd;
 
-	if (args->flags & ~kvm_arch_gmem_ops(kvm)->create_flags)
+	if (args->flags & ~ops->create_flags)
 		return -EINVAL;
 
 	if (size <= 0 || !PAGE_ALIGNED(size))
@@ -1020,7 +437,7 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 	if (fd < 0)
 		return fd;
 
-	file = kvm_gmem_create_file(kvm, size, args->flags);
+	file = kvm_gmem_create_file(kvm, ops, size, args->flags);
 	if (IS_ERR(file)) {
 		put_unused_fd(fd);
 		return PTR_ERR(file);

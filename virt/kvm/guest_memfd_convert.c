@@ -38,7 +38,9 @@ struct gmem_conversion {
 
 	/*
 	 * One of GMEM_CONTENT_FLAGS, or 0 for undefined.  If user space asked for
-	 * it explicitly, pages that are in the asked state already obey too.
+	 * it explicitly, pages that are in the asked state already obey too.  They
+	 * obey PRESERVE by being left alone: zapping may cost the bytes, as that of
+	 * a page that has been added to a TD.
 	 */
 	u64 content;
 	bool is_explicit;
@@ -130,11 +132,8 @@ static int kvm_gmem_check_holders(struct gmem_conversion *c)
 	return r;
 }
 
-typedef int (*gmem_convert_hook_t)(struct kvm *kvm, struct kvm_memory_slot *slot,
-				   struct kvm_gfn_range *range, bool to_private);
-
-/* Call @hook, if there is one, for the part of the range in each slot. */
-static int kvm_gmem_call_hook(struct gmem_conversion *c, gmem_convert_hook_t hook)
+/* Ask the VM type, if it has a say, for the part of the range in each slot. */
+static int kvm_gmem_may_convert(struct gmem_conversion *c)
 {
 	struct gmem_inode *gi = GMEM_I(c->f->inode);
 	struct kvm_memory_slot *slot;
@@ -145,7 +144,7 @@ static int kvm_gmem_call_hook(struct gmem_conversion *c, gmem_convert_hook_t hoo
 
 	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
 
-	if (!hook)
+	if (!gi->ops->may_convert)
 		return 0;
 
 	list_for_each_entry(f, &gi->files, entry) {
@@ -153,7 +152,8 @@ static int kvm_gmem_call_hook(struct gmem_conversion *c, gmem_convert_hook_t hoo
 			index = c->start;
 			kvm_gmem_for_each_binding(f, as, slot, index, c->end) {
 				kvm_gmem_slot_range(slot, c->start, c->end, &range);
-				r = hook(f->kvm, slot, &range, c->to_private);
+				r = gi->ops->may_convert(f->kvm, slot, &range,
+							 c->to_private);
 				if (r)
 					return r;
 			}
@@ -231,7 +231,7 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 	struct gmem_inode *gi = GMEM_I(c->f->inode);
 	int r;
 
-	r = kvm_gmem_call_hook(c, gi->ops->may_convert);
+	r = kvm_gmem_may_convert(c);
 	if (r)
 		return r;
 
@@ -248,7 +248,7 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 	if (c->to_private && !discard)
 		r = kvm_gmem_check_holders(c);
 	if (!r)
-		r = kvm_gmem_call_hook(c, gi->ops->prepare_convert);
+		r = kvm_gmem_prepare_edges(c->f->inode, c->start, c->end);
 	if (r)
 		gmem_state_abort(&gi->state, change);
 
@@ -271,10 +271,12 @@ static void kvm_gmem_commit_conversion(struct gmem_conversion *c,
 
 	kvm_gmem_invalidate_start(c->f->inode, c->start, c->end, filter);
 
-	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD)
+	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD) {
+		kvm_gmem_release_inode_range(c->f->inode, c->start, c->end);
 		kvm_gmem_drop_folios(c->f, c->start, c->end);
-	else
+	} else {
 		kvm_gmem_convert_folios(c);
+	}
 
 	gmem_state_commit(&gi->state, change);
 	if (c->to_private)
@@ -305,6 +307,23 @@ static int kvm_gmem_convert(struct gmem_conversion *c)
 	return 0;
 }
 
+/*
+ * The platform has rejected the private page at @index for what is in it, and has
+ * left in it what ought to be: give it to user space with its bytes.
+ * invalidate_lock is held for write.
+ */
+int kvm_gmem_share_rejected(struct gmem_file *f, pgoff_t index)
+{
+	struct gmem_conversion c = {
+		.f = f,
+		.start = index,
+		.end = index + 1,
+		.content = KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE,
+	};
+
+	return kvm_gmem_convert(&c);
+}
+
 static int kvm_gmem_parse_attributes(struct gmem_file *f,
 				     const struct kvm_memory_attributes2 *attrs,
 				     struct gmem_conversion *c)
@@ -332,7 +351,7 @@ static int kvm_gmem_parse_attributes(struct gmem_file *f,
 		.start = attrs->offset >> PAGE_SHIFT,
 		.end = (attrs->offset + attrs->size) >> PAGE_SHIFT,
 		.to_private = attrs->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE,
-		.is_explicit = attrs->flags,
+		.is_explicit = attrs->flags & ~KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE,
 		.error_index = attrs->offset >> PAGE_SHIFT,
 	};
 

@@ -141,6 +141,38 @@ pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end)
 	return index;
 }
 
+static int kvm_gmem_prepare_edge(struct inode *inode, pgoff_t index)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(inode)->ops;
+	struct folio *folio;
+	int r;
+
+	folio = filemap_get_folio(inode->i_mapping, index);
+	if (IS_ERR(folio))
+		return 0;
+
+	r = ops->prepare_convert(folio_pfn(folio), folio_order(folio));
+	folio_put(folio);
+	return r;
+}
+
+/*
+ * Make the VM type fit to treat pages [@start, @end) apart from their neighbours.
+ * invalidate_lock is held for write.
+ */
+int kvm_gmem_prepare_edges(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	int r;
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	if (!GMEM_I(inode)->ops->prepare_convert)
+		return 0;
+
+	r = kvm_gmem_prepare_edge(inode, start);
+	return r ?: kvm_gmem_prepare_edge(inode, end - 1);
+}
+
 /*
  * Remove pages [@start, @end) from all user page tables.  As invalidate_lock is
  * held for write, no fault can bring them back.

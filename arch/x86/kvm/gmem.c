@@ -35,59 +35,30 @@ static const struct kvm_gmem_ops sw_protected_gmem_ops = {
 };
 
 /*
- * Hardware-protected VMs, SEV-SNP and TDX: a file holds private pages only, be it
- * mmap-able or not, and the VM's attributes tell which half of a slot is live.
+ * VMs without private memory.  They may be SEV or SEV-ES guests all the same, even
+ * those of the default type as long as KVM_SEV_INIT may come: what the guest wrote
+ * through its key may linger in caches, and would land on the next user's data.
  */
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_CONVERT
-static int vendor_gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order)
+static void default_gmem_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+				       struct kvm_gfn_range *range)
 {
-	return kvm_x86_call(gmem_make_private)(kvm, gfn, pfn, (kvm_pfn_t)1 << order);
+	kvm_arch_guest_memory_reclaimed(kvm);
 }
-#else
-#define vendor_gmem_make_private	NULL
-#endif
 
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
-static void vendor_gmem_free_folio(struct folio *folio)
-{
-	kvm_x86_call(gmem_make_shared)(folio_pfn(folio), folio_nr_pages(folio));
-}
-#else
-#define vendor_gmem_free_folio		NULL
-#endif
-
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_INVALIDATE
-void kvm_arch_gmem_invalidate_range(struct kvm *kvm, struct kvm_gfn_range *range)
-{
-	kvm_x86_call(gmem_invalidate_range)(kvm, range);
-}
-#define vendor_gmem_invalidate		kvm_arch_gmem_invalidate_range
-#else
-#define vendor_gmem_invalidate		NULL
-#endif
-
-static const struct address_space_operations vendor_gmem_aops =
-	KVM_GMEM_AOPS(vendor_gmem_free_folio);
-
-static const struct kvm_gmem_ops vendor_gmem_ops = {
-	.create_flags	= GUEST_MEMFD_FLAG_MMAP,
+static const struct kvm_gmem_ops default_gmem_ops = {
+	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
 	.zap_on_convert	= true,
-	.aops		= &vendor_gmem_aops,
-	.make_private	= vendor_gmem_make_private,
-	.invalidate	= vendor_gmem_invalidate,
+	.aops		= &kvm_gmem_default_aops,
+	.release_range	= default_gmem_release_range,
 };
 
 const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm)
 {
-	unsigned long type = KVM_X86_SW_PROTECTED_VM;
+	bool is_sw_protected = kvm ? kvm->arch.vm_type == KVM_X86_SW_PROTECTED_VM :
+				     kvm_caps.supported_vm_types & BIT(KVM_X86_SW_PROTECTED_VM);
 
-	if (kvm)
-		type = kvm->arch.vm_type;
-	else if (!(kvm_caps.supported_vm_types & BIT(type)))
-		return &kvm_gmem_default_ops;
-
-	if (type == KVM_X86_SW_PROTECTED_VM)
+	if (is_sw_protected)
 		return &sw_protected_gmem_ops;
 
-	return kvm_arch_has_private_mem(kvm) ? &vendor_gmem_ops : &kvm_gmem_default_ops;
+	return kvm_x86_call(gmem_ops)(kvm) ?: &default_gmem_ops;
 }

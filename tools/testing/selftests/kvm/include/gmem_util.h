@@ -16,6 +16,8 @@
 #include "processor.h"
 #include "ucall_common.h"
 
+#include <ctype.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -25,11 +27,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* One constant scales every loop of the tests that race. */
-#ifndef GMEM_SCALE
-#define GMEM_SCALE		1
-#endif
-#define GMEM_LOOPS(n)		((n) * GMEM_SCALE)
+/* A hundred times what the tests do unasked is a night's work. */
+#define GMEM_MAX_SCALE		10000ul
 
 /* Nothing takes nearly as long, not even with KASAN under emulation. */
 #define GMEM_TIMEOUT_S		300
@@ -46,11 +45,44 @@
 #define GMEM_DISCARD		KVM_SET_MEMORY_ATTRIBUTES2_DISCARD
 #define GMEM_ALL_CONTENT	(GMEM_ZERO | GMEM_PRESERVE | GMEM_DISCARD)
 
+/* What a conversion may be asked to do with content. */
+static const u64 gmem_content_flags[] __maybe_unused = {
+	0, GMEM_ZERO, GMEM_PRESERVE, GMEM_DISCARD
+};
+
 #define GMEM_SHARED_FILE	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 #define GMEM_PRIVATE_FILE	GUEST_MEMFD_FLAG_MMAP
 
 /* What the out field holds before a call, to see whether KVM wrote it. */
 #define GMEM_SENTINEL		0x5e475e475e475e47ull
+
+/* ---- How long the tests race ---- */
+
+/*
+ * Percent, from the environment: less for a kernel whose checks make it slow,
+ * more for a search.  A value that is none fails the test; taken as 100, or as
+ * 0, it would let the test pass for something that nobody asked for.
+ */
+static inline u64 gmem_scale(void)
+{
+	const char *text = getenv("GMEM_SCALE");
+	char *end;
+	u64 scale;
+
+	if (!text)
+		return 100;
+
+	scale = strtoul(text, &end, 10);
+	TEST_ASSERT(isdigit(*text) && !*end && scale && scale <= GMEM_MAX_SCALE,
+		    "GMEM_SCALE is \"%s\", want a percentage from 1 to %lu",
+		    text, GMEM_MAX_SCALE);
+	return scale;
+}
+
+/* Every loop of the tests that race turns GMEM_LOOPS() times. */
+#define GMEM_LOOPS(n)		max(1ul, (n) * gmem_scale() / 100)
+
+/* ---- Files and slots ---- */
 
 /* An in-place file, its mapping in this process and its slot. */
 struct gmem {
@@ -246,13 +278,15 @@ static inline void gmem_sigbus_handler(int sig, siginfo_t *info, void *ctx)
 	siglongjmp(gmem_sigbus.env, 1);
 }
 
-static inline void gmem_sigbus_install(void)
+/* The start of every test; a bad scale is found even by one that has no loops. */
+static inline void gmem_test_init(void)
 {
 	struct sigaction sa = {
 		.sa_sigaction = gmem_sigbus_handler,
 		.sa_flags = SA_SIGINFO | SA_NODEFER,
 	};
 
+	gmem_scale();
 	TEST_ASSERT(!sigaction(SIGBUS, &sa, NULL), "sigaction() failed");
 }
 
@@ -379,6 +413,41 @@ do {										\
 #define gmem_host_check(g, first, nr, val)	__gmem_host_check(g, first, nr, val, 1ul)
 #define gmem_host_check_zero(g, first, nr)	__gmem_host_check(g, first, nr, 0ul, 0ul)
 
+/* ---- Guests ---- */
+
+/* Guest and host each have a copy of a variable; this is where the guest's is. */
+#define gmem_guest_var(vm, var)	((typeof(var) *)addr_gva2hva(vm, (gva_t)&(var)))
+
+/* UCALL_SYNC or UCALL_DONE: every other reason for an exit is an error. */
+static inline u64 gmem_get_ucall(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+	u64 cmd = get_ucall(vcpu, &uc);
+
+	if (cmd == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+	TEST_ASSERT(cmd == UCALL_SYNC || cmd == UCALL_DONE,
+		    "Unexpected exit, reason %u (%s)", vcpu->run->exit_reason,
+		    exit_reason_str(vcpu->run->exit_reason));
+	return cmd;
+}
+
+/*
+ * Pre-fault pages.  Returns 0 or the error number.  The ioctl tells of a failure
+ * only if it could do nothing at all, hence is called until nothing is left.
+ */
+static inline int gmem_pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 nr)
+{
+	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = nr * PAGE_SIZE };
+	int r;
+
+	do {
+		r = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	} while ((r && errno == EINTR) || (!r && range.size));
+
+	return r ? errno : 0;
+}
+
 /* ---- A guest that does what it is told ---- */
 
 #define GMEM_MAX_VCPUS		4
@@ -402,7 +471,7 @@ struct gmem_guest_cmd {
 	u64 bad_val;
 };
 
-/* Guest and host each have a copy; the host reaches for the guest's. */
+/* The guest's copies count. */
 static struct gmem_guest_cmd gmem_guest_cmds[GMEM_MAX_VCPUS] __maybe_unused;
 
 static inline void gmem_guest_check(struct gmem_guest_cmd *cmd)
@@ -439,9 +508,8 @@ static inline struct gmem_guest_cmd *gmem_guest_prepare(struct kvm_vcpu *vcpu,
 							u64 op, u64 gva, u64 nr,
 							u64 val, u64 step)
 {
-	struct gmem_guest_cmd *cmd;
+	struct gmem_guest_cmd *cmd = gmem_guest_var(vcpu->vm, gmem_guest_cmds[vcpu->id]);
 
-	cmd = addr_gva2hva(vcpu->vm, (gva_t)&gmem_guest_cmds[vcpu->id]);
 	*cmd = (struct gmem_guest_cmd) {
 		.op = op,
 		.gva = gva,
@@ -455,20 +523,8 @@ static inline struct gmem_guest_cmd *gmem_guest_prepare(struct kvm_vcpu *vcpu,
 /* Every exit but that of the command itself is an error. */
 static inline void gmem_guest_finish(struct kvm_vcpu *vcpu)
 {
-	struct ucall uc;
-
 	vcpu_run(vcpu);
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		break;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-		break;
-	default:
-		TEST_FAIL("Unexpected exit, reason %u (%s)", vcpu->run->exit_reason,
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
+	TEST_ASSERT_EQ(gmem_get_ucall(vcpu), UCALL_SYNC);
 }
 
 static inline struct gmem_guest_cmd *gmem_guest_do(struct kvm_vcpu *vcpu, u64 op,
@@ -660,5 +716,79 @@ do {										\
 		sched_yield();							\
 	}									\
 } while (0)
+
+/* ---- Threads that repeat a step until they are stopped ---- */
+
+struct gmem_worker {
+	void (*step)(void *arg, u64 turn);
+	void *arg;
+
+	/* In memory that processes share, if the test has more than one. */
+	const bool *stop;
+	u64 *turns;
+
+	pthread_t thread;
+};
+
+static inline void *gmem_worker_thread(void *arg)
+{
+	struct gmem_worker *w = arg;
+	u64 turn;
+
+	for (turn = 0; !READ_ONCE(*w->stop); turn++) {
+		w->step(w->arg, turn);
+		WRITE_ONCE(*w->turns, turn + 1);
+	}
+	return NULL;
+}
+
+static inline void gmem_worker_start(struct gmem_worker *w,
+				     void (*step)(void *arg, u64 turn), void *arg,
+				     const bool *stop, u64 *turns)
+{
+	*w = (struct gmem_worker) {
+		.step = step,
+		.arg = arg,
+		.stop = stop,
+		.turns = turns,
+	};
+	kvm_pthread_create(&w->thread, NULL, gmem_worker_thread, w);
+}
+
+static inline void gmem_worker_join(struct gmem_worker *w)
+{
+	kvm_pthread_join(w->thread, NULL);
+}
+
+/* ---- procfs, sysfs and debugfs ---- */
+
+static inline u64 gmem_meminfo_kib(const char *what)
+{
+	char line[128], format[64];
+	FILE *f = fopen("/proc/meminfo", "r");
+	u64 val = 0;
+
+	TEST_ASSERT(f, "fopen(/proc/meminfo) failed");
+	snprintf(format, sizeof(format), "%s: %%lu", what);
+	while (fgets(line, sizeof(line), f) && sscanf(line, format, &val) != 1)
+		;
+	fclose(f);
+	return val;
+}
+
+/* Returns 0 or the error number. */
+static inline int gmem_write_file(const char *path, const char *text)
+{
+	size_t len = strlen(text);
+	int fd, r;
+
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return errno;
+
+	r = write(fd, text, len) == len ? 0 : errno;
+	close(fd);
+	return r;
+}
 
 #endif /* SELFTEST_KVM_GMEM_UTIL_H */

@@ -25,13 +25,17 @@ GMEM_DEFINE_SIGBUS();
 #define MIN_OPS		GMEM_LOOPS(20)
 #define ROUNDS		GMEM_LOOPS(60)
 
+/* These take longer. */
+#define RIVAL_ROUNDS	GMEM_LOOPS(30)
+#define SLOT_ROUNDS	GMEM_LOOPS(15)
+
 enum check {
 	CHECK_EXACT,	/* The word is what was written last. */
 	CHECK_LOOSE,	/* Or the page was dropped or zeroed meanwhile. */
 	CHECK_NONE,	/* Or stores went to emulated MMIO. */
 };
 
-/* The guest's copies count; see guest_word(). */
+/* The guest's copies count. */
 static u64 guest_stop;
 static u64 guest_rounds[GMEM_MAX_VCPUS];
 
@@ -60,19 +64,19 @@ static void guest_hammer(u64 id, u64 gpa, u64 nr, u64 check)
 
 struct race;
 
+/* A user thread, or one of the others that are there to disturb. */
 struct worker {
-	struct kvm_vcpu *vcpu;
+	struct gmem_worker thread;
 	struct race *race;
-	pthread_t thread;
 	int id;
 
-	/* What the user thread wrote last, page by page. */
+	/* What it wrote last, page by page. */
 	u64 last[NR];
 };
 
 struct race {
 	struct kvm_vcpu *vcpus[GMEM_MAX_VCPUS];
-	struct worker vcpu_workers[GMEM_MAX_VCPUS];
+	pthread_t vcpu_threads[GMEM_MAX_VCPUS];
 	struct worker users[MAX_USERS];
 	struct worker others[MAX_USERS];
 	struct kvm_vm *vm;
@@ -114,14 +118,9 @@ FIXTURE_VARIANT_ADD(race, no_user_address) {
 	.no_user_addr = true,
 };
 
-static u64 *guest_word(struct kvm_vm *vm, u64 *word)
-{
-	return addr_gva2hva(vm, (gva_t)word);
-}
-
 static void race_init(struct race *r, u32 nr_vcpus, bool no_user_addr)
 {
-	gmem_sigbus_install();
+	gmem_test_init();
 	r->shared = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
 			     MAP_SHARED | MAP_ANONYMOUS, -1);
 	r->nr_vcpus = nr_vcpus;
@@ -148,40 +147,32 @@ FIXTURE_TEARDOWN(race)
 /* ---- Threads ---- */
 
 /* An MMIO access of a guest whose slot is away; reads are zero. */
-static bool tolerate_mmio(struct worker *w)
+static bool tolerate_mmio(struct kvm_vcpu *vcpu)
 {
-	if (w->race->check != CHECK_NONE || w->vcpu->run->exit_reason != KVM_EXIT_MMIO)
+	if (vcpu->run->exit_reason != KVM_EXIT_MMIO)
 		return false;
-	memset(w->vcpu->run->mmio.data, 0, sizeof(w->vcpu->run->mmio.data));
+	memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
 	return true;
 }
 
 static void *vcpu_thread(void *arg)
 {
-	struct worker *w = arg;
-	struct ucall uc;
+	struct kvm_vcpu *vcpu = arg;
 
-	for (;;) {
-		vcpu_run(w->vcpu);
-		if (tolerate_mmio(w))
-			continue;
-
-		switch (get_ucall(w->vcpu, &uc)) {
-		case UCALL_DONE:
-			return NULL;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-			break;
-		default:
-			TEST_FAIL("Unexpected exit: %s",
-				  exit_reason_str(w->vcpu->run->exit_reason));
-		}
-	}
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(gmem_get_ucall(vcpu), UCALL_DONE);
+	return NULL;
 }
 
-static bool stopped(struct race *r)
+static void *slotless_vcpu_thread(void *arg)
 {
-	return READ_ONCE(r->shared->stop);
+	struct kvm_vcpu *vcpu = arg;
+
+	do {
+		vcpu_run(vcpu);
+	} while (tolerate_mmio(vcpu));
+	TEST_ASSERT_EQ(gmem_get_ucall(vcpu), UCALL_DONE);
+	return NULL;
 }
 
 /* One visit of a user to a page; no access works while the page is private. */
@@ -210,50 +201,46 @@ static void user_visit(struct race *r, u8 *mem, u64 page, int word, u64 *last)
 		    "User reached page %lu while it was private", page);
 }
 
-static void *user_thread(void *arg)
+static void user_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
 	u64 i;
 
-	while (!stopped(r)) {
-		for (i = 0; i < NR; i++)
-			user_visit(r, r->g.mem, i, USER_WORD + w->id, &w->last[i]);
-		WRITE_ONCE(r->shared->ops[w->id], r->shared->ops[w->id] + 1);
-	}
-	return NULL;
+	for (i = 0; i < NR; i++)
+		user_visit(w->race, w->race->g.mem, i, USER_WORD + w->id, &w->last[i]);
 }
 
 static void start_guests(struct race *r)
 {
+	bool slotless = r->check == CHECK_NONE;
 	u32 i;
 
 	for (i = 0; i < r->nr_vcpus; i++) {
-		struct worker *w = &r->vcpu_workers[i];
-
-		*w = (struct worker) { .race = r, .vcpu = r->vcpus[i], .id = i };
-		vcpu_args_set(w->vcpu, 4, (u64)i, r->g.gpa, NR, (u64)r->check);
-		kvm_pthread_create(&w->thread, NULL, vcpu_thread, w);
+		vcpu_args_set(r->vcpus[i], 4, (u64)i, r->g.gpa, NR, (u64)r->check);
+		kvm_pthread_create(&r->vcpu_threads[i], NULL,
+				   slotless ? slotless_vcpu_thread : vcpu_thread,
+				   r->vcpus[i]);
 	}
+}
+
+static void start_worker(struct race *r, struct worker *w, int id,
+			 void (*step)(void *arg, u64 turn))
+{
+	*w = (struct worker) { .race = r, .id = id };
+	gmem_worker_start(&w->thread, step, w, &r->shared->stop, &r->shared->ops[id]);
 }
 
 static void start_users(struct race *r)
 {
-	for (r->nr_users = 0; r->nr_users < MAX_USERS; r->nr_users++) {
-		struct worker *w = &r->users[r->nr_users];
-
-		*w = (struct worker) { .race = r, .id = r->nr_users };
-		kvm_pthread_create(&w->thread, NULL, user_thread, w);
-	}
+	for (r->nr_users = 0; r->nr_users < MAX_USERS; r->nr_users++)
+		start_worker(r, &r->users[r->nr_users], r->nr_users, user_step);
 }
 
-/* A thread that calls @fn until the end. */
-static void start_other(struct race *r, void *(*fn)(void *arg))
+/* A thread that does something else, over and over. */
+static void start_other(struct race *r, void (*step)(void *arg, u64 turn))
 {
-	struct worker *w = &r->others[r->nr_others];
-
-	*w = (struct worker) { .race = r, .id = MAX_USERS + r->nr_others++ };
-	kvm_pthread_create(&w->thread, NULL, fn, w);
+	start_worker(r, &r->others[r->nr_others], MAX_USERS + r->nr_others, step);
+	r->nr_others++;
 }
 
 static void race_start(struct race *r, enum check check)
@@ -270,20 +257,20 @@ static void race_stop(struct race *r)
 	u32 i;
 
 	for (i = 0; i < r->nr_vcpus; i++)
-		gmem_wait_until(READ_ONCE(*guest_word(r->vm, &guest_rounds[i])) >= MIN_OPS);
+		gmem_wait_until(READ_ONCE(*gmem_guest_var(r->vm, guest_rounds[i])) >= MIN_OPS);
 	for (i = 0; i < r->nr_users; i++)
 		gmem_wait_until(READ_ONCE(s->ops[i]) >= MIN_OPS);
 	for (i = 0; i < r->nr_others; i++)
 		gmem_wait_until(READ_ONCE(s->ops[MAX_USERS + i]) >= MIN_OPS);
 
-	WRITE_ONCE(*guest_word(r->vm, &guest_stop), 1);
+	WRITE_ONCE(*gmem_guest_var(r->vm, guest_stop), 1);
 	WRITE_ONCE(s->stop, true);
 	for (i = 0; i < r->nr_vcpus; i++)
-		kvm_pthread_join(r->vcpu_workers[i].thread, NULL);
+		kvm_pthread_join(r->vcpu_threads[i], NULL);
 	for (i = 0; i < r->nr_users; i++)
-		kvm_pthread_join(r->users[i].thread, NULL);
+		gmem_worker_join(&r->users[i].thread);
 	for (i = 0; i < r->nr_others; i++)
-		kvm_pthread_join(r->others[i].thread, NULL);
+		gmem_worker_join(&r->others[i].thread);
 }
 
 static u64 race_random(struct race *r, u64 below)
@@ -377,30 +364,18 @@ RACE_TEST(discard)
 	race_stop(r);
 }
 
-static void *punch_thread(void *arg)
+static void punch_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
 
-	for (i = 0; !stopped(r); i++) {
-		gmem_punch(&r->g, i % NR, 1 + i % (NR - i % NR));
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	gmem_punch(&w->race->g, turn % NR, 1 + turn % (NR - turn % NR));
 }
 
-static void *allocate_thread(void *arg)
+static void allocate_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
 
-	for (i = 0; !stopped(r); i++) {
-		gmem_allocate(&r->g, i % NR, 1 + i % (NR - i % NR));
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	gmem_allocate(&w->race->g, turn % NR, 1 + turn % (NR - turn % NR));
 }
 
 /* Invariant 7: holes come and go below a conversion; state stays. */
@@ -409,7 +384,7 @@ RACE_TEST(punch)
 	struct race *r = &self->r;
 
 	race_start(r, CHECK_LOOSE);
-	start_other(r, punch_thread);
+	start_other(r, punch_step);
 	race_convert(r, GMEM_PRESERVE);
 	race_stop(r);
 }
@@ -420,7 +395,7 @@ RACE_TEST(allocate)
 	struct race *r = &self->r;
 
 	race_start(r, CHECK_EXACT);
-	start_other(r, allocate_thread);
+	start_other(r, allocate_step);
 	race_convert(r, 0);
 	race_stop(r);
 }
@@ -430,30 +405,26 @@ RACE_TEST(punch_and_allocate)
 	struct race *r = &self->r;
 
 	race_start(r, CHECK_LOOSE);
-	start_other(r, punch_thread);
-	start_other(r, allocate_thread);
+	start_other(r, punch_step);
+	start_other(r, allocate_step);
 	race_convert(r, GMEM_DISCARD);
 	race_stop(r);
 }
 
-static void *hold_thread(void *arg)
+static void hold_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
-	struct iovec iov = { .iov_len = 8 };
+	struct iovec iov = {
+		.iov_base = w->race->g.mem + turn % NR * PAGE_SIZE,
+		.iov_len = 8,
+	};
 	int pipes[2];
 
-	for (i = 0; !stopped(r); i++) {
-		TEST_ASSERT(!pipe(pipes), "pipe() failed");
-		iov.iov_base = r->g.mem + (i % NR) * PAGE_SIZE;
-		if (vmsplice(pipes[1], &iov, 1, 0) == -1)
-			TEST_ASSERT_EQ(errno, EFAULT);
-		sched_yield();
-		release_pipe(pipes);
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	TEST_ASSERT(!pipe(pipes), "pipe() failed");
+	if (vmsplice(pipes[1], &iov, 1, 0) == -1)
+		TEST_ASSERT_EQ(errno, EFAULT);
+	sched_yield();
+	release_pipe(pipes);
 }
 
 /* Holders come and go: success or EAGAIN, and never half of a range. */
@@ -464,7 +435,7 @@ RACE_TEST(holders)
 	u64 page;
 
 	race_start(r, CHECK_EXACT);
-	start_other(r, hold_thread);
+	start_other(r, hold_step);
 	for (i = 0; i < ROUNDS; i++) {
 		ret = __gmem_convert(r->g.fd, 0, r->g.size, GMEM_PRIVATE, 0, NULL);
 		TEST_ASSERT(!ret || ret == EAGAIN, "%s", strerror(ret));
@@ -484,7 +455,7 @@ RACE_TEST(holders_discard)
 	int i;
 
 	race_start(r, CHECK_LOOSE);
-	start_other(r, hold_thread);
+	start_other(r, hold_step);
 	for (i = 0; i < ROUNDS; i++) {
 		TEST_ASSERT_EQ(__gmem_convert(r->g.fd, 0, r->g.size, GMEM_PRIVATE,
 					      GMEM_DISCARD, NULL), 0);
@@ -495,23 +466,19 @@ RACE_TEST(holders_discard)
 	race_stop(r);
 }
 
-static void *map_thread(void *arg)
+static void map_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
+	struct gmem *g = &w->race->g;
+	u64 page = turn % NR;
 	u8 *mem;
 
-	for (i = 0; !stopped(r); i++) {
-		mem = kvm_mmap(r->g.size, PROT_READ | PROT_WRITE, MAP_SHARED, r->g.fd);
-		user_visit(r, mem, i % NR, USER_WORD + w->id, &w->last[i % NR]);
-		user_visit(r, mem, i % NR, USER_WORD + w->id, &w->last[i % NR]);
-		if (i & 1)
-			madvise(mem, r->g.size, MADV_POPULATE_WRITE);
-		kvm_munmap(mem, r->g.size);
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	mem = kvm_mmap(g->size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
+	user_visit(w->race, mem, page, USER_WORD + w->id, &w->last[page]);
+	user_visit(w->race, mem, page, USER_WORD + w->id, &w->last[page]);
+	if (turn & 1)
+		madvise(mem, g->size, MADV_POPULATE_WRITE);
+	kvm_munmap(mem, g->size);
 }
 
 /* Mappings that appear and vanish are unmapped like old ones. */
@@ -520,32 +487,24 @@ RACE_TEST(mmap)
 	struct race *r = &self->r;
 
 	race_start(r, CHECK_EXACT);
-	start_other(r, map_thread);
-	start_other(r, map_thread);
+	start_other(r, map_step);
+	start_other(r, map_step);
 	race_convert(r, 0);
 	race_stop(r);
 }
 
-static void *fork_thread(void *arg)
+static void fork_step(void *arg, u64 turn)
 {
-	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
-	int status;
+	int status = 0;
 	pid_t pid;
 
-	while (!stopped(r)) {
-		pid = fork();
-		if (!pid) {
-			for (i = 0; i < NR; i++)
-				user_visit(r, r->g.mem, i, USER_WORD + w->id, &w->last[i]);
-			_exit(0);
-		}
-		TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
-			    "Child: status 0x%x", status);
-		WRITE_ONCE(*ops, *ops + 1);
+	pid = fork();
+	if (!pid) {
+		user_step(arg, 0);
+		_exit(0);
 	}
-	return NULL;
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
+		    "Child: status 0x%x", status);
 }
 
 /* Children inherit the mapping in the middle of it all. */
@@ -555,30 +514,19 @@ RACE_TEST(fork)
 
 	/* What a child wrote, its parent does not know. */
 	race_start(r, CHECK_NONE);
-	start_other(r, fork_thread);
+	start_other(r, fork_step);
 	race_convert(r, 0);
 	race_stop(r);
 }
 
-static void *pre_fault_thread(void *arg)
+static void pre_fault_step(void *arg, u64 turn)
 {
-	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 *ops = &r->shared->ops[w->id];
-	struct kvm_pre_fault_memory range;
-	int ret;
+	struct race *r = ((struct worker *)arg)->race;
+	struct kvm_pre_fault_memory range = { .gpa = r->g.gpa, .size = r->g.size };
+	int ret = __vcpu_ioctl(r->vcpus[0], KVM_PRE_FAULT_MEMORY, &range);
 
-	while (!stopped(r)) {
-		range = (struct kvm_pre_fault_memory) {
-			.gpa = r->g.gpa,
-			.size = r->g.size,
-		};
-		ret = __vcpu_ioctl(r->vcpus[0], KVM_PRE_FAULT_MEMORY, &range);
-		TEST_ASSERT(!ret || errno == EAGAIN || errno == EINTR,
-			    "KVM_PRE_FAULT_MEMORY: errno %d", errno);
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	TEST_ASSERT(!ret || errno == EAGAIN || errno == EINTR,
+		    "KVM_PRE_FAULT_MEMORY: errno %d", errno);
 }
 
 /* Pre-faults read the state under the same rules as faults. */
@@ -597,23 +545,17 @@ RACE_TEST(pre_fault)
 	start_guests(r);
 	start_users(r);
 	r->vcpus[0] = first;
-	start_other(r, pre_fault_thread);
+	start_other(r, pre_fault_step);
 	race_convert(r, GMEM_DISCARD);
 	race_stop(r);
 }
 
-static void *clock_thread(void *arg)
+static void clock_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 *ops = &r->shared->ops[w->id];
 	struct kvm_clock_data data = {};
 
-	while (!stopped(r)) {
-		vm_ioctl(r->vm, KVM_SET_CLOCK, &data);
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	vm_ioctl(w->race->vm, KVM_SET_CLOCK, &data);
 }
 
 /* KVM writes its clocks to the last page, when it can, or to none. */
@@ -628,7 +570,7 @@ RACE_TEST(kvmclock)
 			     (end - (i + 1) * 256) | KVM_MSR_ENABLED);
 
 	race_start(r, CHECK_EXACT);
-	start_other(r, clock_thread);
+	start_other(r, clock_step);
 	race_convert(r, 0);
 	race_stop(r);
 }
@@ -638,18 +580,12 @@ RACE_TEST(kvmclock)
 #define OVERLAP_FIRST	4ul
 #define OVERLAP_NR	8ul
 
-static void *overlap_thread(void *arg)
+static void overlap_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
 
-	for (i = 0; !stopped(r); i++) {
-		gmem_convert_pages(&r->g, OVERLAP_FIRST, OVERLAP_NR,
-				   i & 1 ? GMEM_PRIVATE : GMEM_SHARED, 0);
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	gmem_convert_pages(&w->race->g, OVERLAP_FIRST, OVERLAP_NR,
+			   turn & 1 ? GMEM_PRIVATE : GMEM_SHARED, 0);
 }
 
 /* Conversions of one file in turn: pages no one else converts are exact. */
@@ -660,8 +596,8 @@ RACE_TEST(overlapping_conversions)
 
 	r->check = CHECK_EXACT;
 	start_guests(r);
-	start_other(r, overlap_thread);
-	start_other(r, overlap_thread);
+	start_other(r, overlap_step);
+	start_other(r, overlap_step);
 	for (i = 0; i < ROUNDS; i++) {
 		private = i & 1;
 		gmem_convert_pages(&r->g, 0, NR, private ? GMEM_PRIVATE : 0, 0);
@@ -703,7 +639,7 @@ RACE_TEST(rival_conversions)
 	int i, j;
 
 	pthread_barrier_init(&barrier, NULL, 2);
-	for (i = 0; i < ROUNDS / 2; i++) {
+	for (i = 0; i < RIVAL_ROUNDS; i++) {
 		for (j = 0; j < 2; j++) {
 			rivals[j] = (struct rival) {
 				&barrier, &r->g, j * 4, (i ^ j) & 1
@@ -722,18 +658,12 @@ RACE_TEST(rival_conversions)
 
 /* ---- Slots ---- */
 
-static void *convert_thread(void *arg)
+static void convert_step(void *arg, u64 turn)
 {
 	struct worker *w = arg;
-	struct race *r = w->race;
-	u64 i, *ops = &r->shared->ops[w->id];
 
-	for (i = 0; !stopped(r); i++) {
-		gmem_convert_pages(&r->g, i % NR, 1 + i % (NR - i % NR),
-				   i & 1 ? GMEM_PRIVATE : GMEM_SHARED, 0);
-		WRITE_ONCE(*ops, *ops + 1);
-	}
-	return NULL;
+	gmem_convert_pages(&w->race->g, turn % NR, 1 + turn % (NR - turn % NR),
+			   turn & 1 ? GMEM_PRIVATE : GMEM_SHARED, 0);
 }
 
 /* A slot comes and goes below guests that use it, while its file converts. */
@@ -743,8 +673,8 @@ RACE_TEST(slot_recreated)
 	int i;
 
 	race_start(r, CHECK_NONE);
-	start_other(r, convert_thread);
-	for (i = 0; i < ROUNDS / 4; i++) {
+	start_other(r, convert_step);
+	for (i = 0; i < SLOT_ROUNDS; i++) {
 		gmem_unbind(&r->g);
 		gmem_bind(&r->g, GMEM_SLOT, GMEM_GPA);
 	}
@@ -768,7 +698,7 @@ RACE_TEST(slot_recreated_below_idle_guest)
 
 	/* CHECK_EXACT: any exit of the guests is an error. */
 	race_start(r, CHECK_EXACT);
-	for (i = 0; i < ROUNDS / 4; i++) {
+	for (i = 0; i < SLOT_ROUNDS; i++) {
 		gmem_unbind(&spare);
 		gmem_bind(&spare, GMEM_SLOT + 1, GMEM_GPA + SZ_2M);
 		gmem_assert_private(&spare, 0, NR / 2);
@@ -781,39 +711,32 @@ RACE_TEST(slot_recreated_below_idle_guest)
 
 /* ---- The end ---- */
 
-static void *convert_until_closed(void *arg)
+static void convert_all_step(void *arg, u64 turn)
 {
-	struct race *r = arg;
-	u64 i;
+	struct worker *w = arg;
 
-	for (i = 0; !stopped(r); i++) {
-		gmem_convert_pages(&r->g, 0, NR, i & 1 ? GMEM_PRIVATE : GMEM_SHARED,
-				   i & 2 ? GMEM_DISCARD : GMEM_PRESERVE);
-		WRITE_ONCE(r->shared->ops[0], i);
-	}
-	return NULL;
+	gmem_convert_pages(&w->race->g, 0, NR, turn & 1 ? GMEM_PRIVATE : GMEM_SHARED,
+			   turn & 2 ? GMEM_DISCARD : GMEM_PRESERVE);
 }
 
 /* Invariant 8: the VM's descriptors are closed while its file converts. */
 RACE_TEST(vm_closed)
 {
 	struct race *r = &self->r;
-	pthread_t thread;
 	u64 ops;
 
-	kvm_pthread_create(&thread, NULL, convert_until_closed, r);
-	gmem_wait_until(READ_ONCE(r->shared->ops[0]) > MIN_OPS);
+	start_other(r, convert_all_step);
+	gmem_wait_until(READ_ONCE(r->shared->ops[MAX_USERS]) > MIN_OPS);
 	kvm_vm_release(r->vm);
-	ops = READ_ONCE(r->shared->ops[0]);
-	gmem_wait_until(READ_ONCE(r->shared->ops[0]) > ops + MIN_OPS);
+	ops = READ_ONCE(r->shared->ops[MAX_USERS]);
+	gmem_wait_until(READ_ONCE(r->shared->ops[MAX_USERS]) > ops + MIN_OPS);
 	WRITE_ONCE(r->shared->stop, true);
-	kvm_pthread_join(thread, NULL);
+	gmem_worker_join(&r->others[0].thread);
 }
 
 static void *vcpu_until_fault(void *arg)
 {
-	struct worker *w = arg;
-	int ret = _vcpu_run(w->vcpu);
+	int ret = _vcpu_run(arg);
 
 	TEST_ASSERT(ret == -1 && errno == EFAULT, "KVM_RUN: %d, errno %d", ret, errno);
 	return NULL;
@@ -826,34 +749,18 @@ RACE_TEST(file_closed)
 	u32 i;
 
 	for (i = 0; i < r->nr_vcpus; i++) {
-		struct worker *w = &r->vcpu_workers[i];
-
-		*w = (struct worker) { .race = r, .vcpu = r->vcpus[i] };
-		vcpu_args_set(w->vcpu, 4, (u64)i, r->g.gpa, NR, (u64)CHECK_LOOSE);
-		kvm_pthread_create(&w->thread, NULL, vcpu_until_fault, w);
+		vcpu_args_set(r->vcpus[i], 4, (u64)i, r->g.gpa, NR, (u64)CHECK_LOOSE);
+		kvm_pthread_create(&r->vcpu_threads[i], NULL, vcpu_until_fault,
+				   r->vcpus[i]);
 	}
 	for (i = 0; i < r->nr_vcpus; i++)
-		gmem_wait_until(READ_ONCE(*guest_word(r->vm, &guest_rounds[i])) >= MIN_OPS);
+		gmem_wait_until(READ_ONCE(*gmem_guest_var(r->vm, guest_rounds[i])) >= MIN_OPS);
 
 	gmem_to_private(&r->g, 0, NR / 2, 0);
 	kvm_munmap(r->g.mem, r->g.size);
 	close(r->g.fd);
 	for (i = 0; i < r->nr_vcpus; i++)
-		kvm_pthread_join(r->vcpu_workers[i].thread, NULL);
-}
-
-static u64 meminfo_kib(const char *what)
-{
-	char line[128], format[64];
-	FILE *f = fopen("/proc/meminfo", "r");
-	u64 val = 0;
-
-	TEST_ASSERT(f, "fopen(/proc/meminfo) failed");
-	snprintf(format, sizeof(format), "%s: %%lu", what);
-	while (fgets(line, sizeof(line), f) && sscanf(line, format, &val) != 1)
-		;
-	fclose(f);
-	return val;
+		kvm_pthread_join(r->vcpu_threads[i], NULL);
 }
 
 /* Enough to be seen in /proc/meminfo beside whatever else is going on. */
@@ -872,8 +779,8 @@ static void doomed_child(struct race *r, struct shared *shared, u32 nr_vcpus)
 	gmem_convert_pages(&ballast, 0, BALLAST / PAGE_SIZE / 2, GMEM_PRIVATE, 0);
 
 	race_start(r, CHECK_LOOSE);
-	start_other(r, punch_thread);
-	start_other(r, hold_thread);
+	start_other(r, punch_step);
+	start_other(r, hold_step);
 	for (;;) {
 		gmem_convert_pages(&r->g, 0, NR, GMEM_PRIVATE, GMEM_DISCARD);
 		gmem_convert_pages(&r->g, 0, NR, GMEM_SHARED, 0);
@@ -884,7 +791,7 @@ static void doomed_child(struct race *r, struct shared *shared, u32 nr_vcpus)
 /* Invariant 8: SIGKILL at any instruction returns every page. */
 RACE_TEST(sigkill)
 {
-	u64 before = meminfo_kib("Unevictable");
+	u64 before = gmem_meminfo_kib("Unevictable");
 	struct shared *shared;
 	int i, status;
 	pid_t pid;
@@ -907,7 +814,7 @@ RACE_TEST(sigkill)
 	}
 
 	/* Files are closed before the parent learns of it, memory follows. */
-	gmem_wait_until(meminfo_kib("Unevictable") < before + SLACK_KIB);
+	gmem_wait_until(gmem_meminfo_kib("Unevictable") < before + SLACK_KIB);
 }
 
 TEST_HARNESS_MAIN

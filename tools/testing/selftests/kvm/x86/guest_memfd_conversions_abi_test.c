@@ -9,8 +9,6 @@
 #include "gmem_fixture.h"
 #include "smm.h"
 
-static const u64 content_flags[] = { 0, GMEM_ZERO, GMEM_PRESERVE, GMEM_DISCARD };
-
 /* ---- Slots and files ---- */
 
 /* Two files that are neighbours in the guest: only one is meant. */
@@ -246,9 +244,7 @@ GMEM_TEST(malformed)
 	struct gmem g;
 	int i;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
-	gmem_to_private(&g, FIRST, COUNT, 0);
+	new_mixed_file(&g, self->vm);
 
 	for (i = 0; i < ARRAY_SIZE(bad_calls); i++) {
 		attr = bad_calls[i].attr;
@@ -259,9 +255,7 @@ GMEM_TEST(malformed)
 			    bad_calls[i].what, strerror(raw_convert(g.fd, attr)));
 	}
 
-	gmem_assert_shared(&g, 0, FIRST);
-	gmem_assert_private(&g, FIRST, COUNT);
-	gmem_assert_shared(&g, END, NR - END);
+	assert_part(&g, true);
 	gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
 	gmem_destroy(&g);
 }
@@ -302,8 +296,7 @@ GMEM_TEST(structure_copied_back)
 	int pipes[2];
 	void *page;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	hold_by_pipe(pipes, g.mem + 6 * PAGE_SIZE);
 
 	attr = (struct kvm_memory_attributes2) {
@@ -470,13 +463,13 @@ GMEM_TEST(default_vm_type)
 	struct gmem g;
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(content_flags); i++) {
+	for (i = 0; i < ARRAY_SIZE(gmem_content_flags); i++) {
 		gmem_create(&g, vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
 		gmem_host_fill(&g, 0, NR, VAL);
 		TEST_ASSERT_EQ(__gmem_convert(g.fd, 0, g.size, GMEM_PRIVATE,
-					      content_flags[i], NULL), EINVAL);
+					      gmem_content_flags[i], NULL), EINVAL);
 		TEST_ASSERT_EQ(__gmem_convert(g.fd, 0, g.size, 0,
-					      content_flags[i], NULL), EINVAL);
+					      gmem_content_flags[i], NULL), EINVAL);
 		gmem_host_check(&g, 0, NR, VAL);
 		gmem_destroy(&g);
 	}
@@ -553,8 +546,7 @@ GMEM_TEST(vm_attributes_ignored)
 	struct gmem g;
 
 	vm_mem_set_private(self->vm, GMEM_GPA, NR * PAGE_SIZE);
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	gmem_assert_shared(&g, 0, NR);
 	gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
 
@@ -704,53 +696,33 @@ GMEM_TEST(kvmclock_does_not_hold)
 	gmem_destroy(&g);
 }
 
-static int pre_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 nr)
-{
-	struct kvm_pre_fault_memory range = {
-		.gpa = gpa,
-		.size = nr * PAGE_SIZE,
-	};
-	int r;
-
-	do {
-		r = __vcpu_ioctl(vcpu, KVM_PRE_FAULT_MEMORY, &range);
-	} while ((r && errno == EINTR) || (!r && range.size));
-
-	return r ? errno : 0;
-}
-
 /* Pre-faulting follows the state, and brings zeroed pages. */
-GMEM_TEST(pre_fault)
+GMEM_TEST_IF(pre_fault, kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY), "No KVM_PRE_FAULT_MEMORY")
 {
 	struct gmem g;
 	u64 i;
 
-	if (!kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY))
-		SKIP(return, "No KVM_PRE_FAULT_MEMORY");
-
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
+	gmem_new(&g, vcpu->vm, NR, GMEM_SHARED_FILE);
 	gmem_host_fill(&g, 0, FIRST, VAL);
 	gmem_to_private(&g, FIRST, COUNT, 0);
-	TEST_ASSERT_EQ(pre_fault(self->vcpu, GMEM_GPA, NR), 0);
+	TEST_ASSERT_EQ(gmem_pre_fault(vcpu, GMEM_GPA, NR), 0);
 	for (i = 0; i < NR; i++)
 		TEST_ASSERT(gmem_page_is_present(&g, i), "Page %lu not pre-faulted", i);
-	gmem_assert_shared(&g, 0, FIRST);
-	gmem_assert_private(&g, FIRST, COUNT);
-	gmem_assert_shared(&g, END, NR - END);
+	assert_part(&g, true);
 
-	gmem_guest_check_fill(self->vcpu, &g, 0, FIRST, VAL);
-	gmem_guest_check_zero(self->vcpu, &g, FIRST, NR - FIRST);
+	gmem_guest_check_fill(vcpu, &g, 0, FIRST, VAL);
+	gmem_guest_check_zero(vcpu, &g, FIRST, NR - FIRST);
 
 	/* Pre-faulted pages convert as any other; the pages come back. */
-	gmem_guest_fill(self->vcpu, &g, 0, NR, OTHER);
+	gmem_guest_fill(vcpu, &g, 0, NR, OTHER);
 	gmem_to_shared(&g, 0, NR, 0);
-	TEST_ASSERT_EQ(pre_fault(self->vcpu, GMEM_GPA, NR), 0);
+	TEST_ASSERT_EQ(gmem_pre_fault(vcpu, GMEM_GPA, NR), 0);
 	gmem_host_check(&g, 0, NR, OTHER);
 	gmem_to_private(&g, 0, NR, GMEM_DISCARD);
-	TEST_ASSERT_EQ(pre_fault(self->vcpu, GMEM_GPA, NR), 0);
-	gmem_guest_check_zero(self->vcpu, &g, 0, NR);
+	TEST_ASSERT_EQ(gmem_pre_fault(vcpu, GMEM_GPA, NR), 0);
+	gmem_guest_check_zero(vcpu, &g, 0, NR);
 
-	TEST_ASSERT_EQ(pre_fault(self->vcpu, GMEM_GPA + NR * PAGE_SIZE, 1), ENOENT);
+	TEST_ASSERT_EQ(gmem_pre_fault(vcpu, GMEM_GPA + NR * PAGE_SIZE, 1), ENOENT);
 	gmem_destroy(&g);
 }
 

@@ -7,23 +7,12 @@
  * other users of the file are in guest_memfd_conversion_races_test.c.
  */
 #include <linux/futex.h>
+#include <linux/userfaultfd.h>
 
 #include "gmem_fixture.h"
 #include "numaif.h"
 
-#include <fcntl.h>
 #include <sys/socket.h>
-
-static const u64 content_flags[] = { 0, GMEM_ZERO, GMEM_PRESERVE, GMEM_DISCARD };
-
-/* Fill by whoever can reach the pages. */
-static void fill(struct kvm_vcpu *vcpu, struct gmem *g, u64 first, u64 nr, u64 val)
-{
-	if (gmem_page_is_private(g, first))
-		gmem_guest_fill(vcpu, g, first, nr, val);
-	else
-		gmem_host_fill(g, first, nr, val);
-}
 
 /* What the contract says of @flags, for pages that change their state. */
 static u64 effective_flags(struct gmem *g, u64 flags)
@@ -58,17 +47,40 @@ static void check_both_views(struct kvm_vcpu *vcpu, struct gmem *g, bool kept)
 	gmem_host_check(g, END, NR - END, VAL + END);
 }
 
+typedef void (*content_fn)(struct kvm_vcpu *vcpu, u64 file_flags, bool private,
+			   u64 flags, bool no_user_addr);
+
+/* One call of @fn for all that may matter to the content of a range. */
+static void try_all_content(struct kvm_vcpu *vcpu, content_fn fn)
+{
+	int i, bits;
+
+	for (bits = 0; bits < 8; bits++)
+		for (i = 0; i < ARRAY_SIZE(gmem_content_flags); i++)
+			fn(vcpu, bits & 1 ? GUEST_MEMFD_FLAG_ZERO : 0, bits & 2,
+			   gmem_content_flags[i], bits & 4);
+}
+
+/* A file of one state, filled by whoever can reach it. */
+static void new_uniform_file(struct gmem *g, struct kvm_vcpu *vcpu, u64 file_flags,
+			     bool private, bool no_user_addr)
+{
+	__gmem_new(g, vcpu->vm, NR, file_flags |
+		   (private ? GMEM_PRIVATE_FILE : GMEM_SHARED_FILE), no_user_addr);
+	if (private)
+		gmem_guest_fill(vcpu, g, 0, NR, VAL);
+	else
+		gmem_host_fill(g, 0, NR, VAL);
+}
+
 static void test_content_present(struct kvm_vcpu *vcpu, u64 file_flags,
 				 bool to_private, u64 flags, bool no_user_addr)
 {
 	struct gmem g;
 	u64 effect, i;
 
-	__gmem_new(&g, vcpu->vm, NR, file_flags | GUEST_MEMFD_FLAG_MMAP |
-		   (to_private ? GUEST_MEMFD_FLAG_INIT_SHARED : 0), no_user_addr);
+	new_uniform_file(&g, vcpu, file_flags, !to_private, no_user_addr);
 	effect = effective_flags(&g, flags);
-
-	fill(vcpu, &g, 0, NR, VAL);
 	check_content(vcpu, &g, 0, NR, true);
 	gmem_convert_pages(&g, FIRST, COUNT, to_private ? GMEM_PRIVATE : 0, flags);
 
@@ -77,9 +89,7 @@ static void test_content_present(struct kvm_vcpu *vcpu, u64 file_flags,
 			    (i < FIRST || i >= END || effect != GMEM_DISCARD),
 			    "Presence of page %lu after flags 0x%lx", i, flags);
 
-	gmem_assert_state(&g, 0, FIRST, !to_private);
-	gmem_assert_state(&g, FIRST, COUNT, to_private);
-	gmem_assert_state(&g, END, NR - END, !to_private);
+	assert_part(&g, to_private);
 
 	check_both_views(vcpu, &g, effect == GMEM_PRESERVE);
 	gmem_destroy(&g);
@@ -91,28 +101,17 @@ static void test_content_present(struct kvm_vcpu *vcpu, u64 file_flags,
  */
 GMEM_TEST(content_present)
 {
-	u64 file_flags;
-	int i, to_private;
-
-	for (file_flags = 0; file_flags <= GUEST_MEMFD_FLAG_ZERO;
-	     file_flags += GUEST_MEMFD_FLAG_ZERO)
-		for (to_private = 0; to_private <= 1; to_private++)
-			for (i = 0; i < 2 * ARRAY_SIZE(content_flags); i++)
-				test_content_present(self->vcpu, file_flags, to_private,
-						     content_flags[i / 2], i & 1);
+	try_all_content(self->vcpu, test_content_present);
 }
 
 static void test_content_absent(struct kvm_vcpu *vcpu, u64 file_flags,
-				bool to_private, u64 flags)
+				bool to_private, u64 flags, bool no_user_addr)
 {
 	struct gmem g;
 	u64 i;
 
-	gmem_new(&g, vcpu->vm, NR, file_flags | GUEST_MEMFD_FLAG_MMAP |
-		   (to_private ? GUEST_MEMFD_FLAG_INIT_SHARED : 0));
-
 	/* Dirty the memory that the allocator is likely to hand out next. */
-	fill(vcpu, &g, 0, NR, VAL);
+	new_uniform_file(&g, vcpu, file_flags, !to_private, no_user_addr);
 	gmem_punch(&g, 0, NR);
 
 	gmem_convert_pages(&g, FIRST, COUNT, to_private ? GMEM_PRIVATE : 0, flags);
@@ -129,15 +128,7 @@ static void test_content_absent(struct kvm_vcpu *vcpu, u64 file_flags,
 /* "Content": absent stays absent and reads zeros, invariant 4. */
 GMEM_TEST(content_absent)
 {
-	u64 file_flags;
-	int i, to_private;
-
-	for (file_flags = 0; file_flags <= GUEST_MEMFD_FLAG_ZERO;
-	     file_flags += GUEST_MEMFD_FLAG_ZERO)
-		for (to_private = 0; to_private <= 1; to_private++)
-			for (i = 0; i < ARRAY_SIZE(content_flags); i++)
-				test_content_absent(self->vcpu, file_flags,
-						    to_private, content_flags[i]);
+	try_all_content(self->vcpu, test_content_absent);
 }
 
 /* Invariant 4 for pages that were allocated, but never touched. */
@@ -146,15 +137,15 @@ GMEM_TEST(content_allocated)
 	struct gmem g;
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(content_flags); i++) {
+	for (i = 0; i < ARRAY_SIZE(gmem_content_flags); i++) {
 		gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
 		gmem_host_fill(&g, 0, NR, VAL);
 		gmem_punch(&g, 0, NR);
 		gmem_allocate(&g, 0, NR);
 
-		gmem_to_private(&g, 0, NR, content_flags[i]);
+		gmem_to_private(&g, 0, NR, gmem_content_flags[i]);
 		gmem_guest_check_zero(self->vcpu, &g, 0, NR / 2);
-		gmem_to_shared(&g, 0, NR, content_flags[i]);
+		gmem_to_shared(&g, 0, NR, gmem_content_flags[i]);
 		gmem_host_check_zero(&g, 0, NR);
 		gmem_destroy(&g);
 	}
@@ -167,9 +158,7 @@ static void test_already_in_state(struct kvm_vcpu *vcpu, u64 file_flags,
 	struct gmem g;
 	u64 i;
 
-	__gmem_new(&g, vcpu->vm, NR, file_flags | GUEST_MEMFD_FLAG_MMAP |
-		   (private ? 0 : GUEST_MEMFD_FLAG_INIT_SHARED), no_user_addr);
-	fill(vcpu, &g, 0, NR, VAL);
+	new_uniform_file(&g, vcpu, file_flags, private, no_user_addr);
 	check_content(vcpu, &g, 0, NR, true);
 
 	gmem_convert_pages(&g, FIRST, COUNT, private ? GMEM_PRIVATE : 0, flags);
@@ -187,15 +176,7 @@ static void test_already_in_state(struct kvm_vcpu *vcpu, u64 file_flags,
  */
 GMEM_TEST(content_already_in_state)
 {
-	u64 file_flags;
-	int i, private;
-
-	for (file_flags = 0; file_flags <= GUEST_MEMFD_FLAG_ZERO;
-	     file_flags += GUEST_MEMFD_FLAG_ZERO)
-		for (private = 0; private <= 1; private++)
-			for (i = 0; i < 2 * ARRAY_SIZE(content_flags); i++)
-				test_already_in_state(self->vcpu, file_flags, private,
-						      content_flags[i / 2], i & 1);
+	try_all_content(self->vcpu, test_already_in_state);
 }
 
 /* The same rule where a range holds pages of either state, page by page. */
@@ -341,8 +322,7 @@ GMEM_TEST(private_after_mremap)
 	struct gmem g;
 	u8 *moved;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 
 	moved = mremap(g.mem, g.size, g.size, MREMAP_MAYMOVE | MREMAP_FIXED,
 		       kvm_mmap(g.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
@@ -351,9 +331,7 @@ GMEM_TEST(private_after_mremap)
 	gmem_host_check(&g, 0, NR, VAL);
 
 	gmem_to_private(&g, FIRST, COUNT, 0);
-	gmem_assert_shared(&g, 0, FIRST);
-	gmem_assert_private(&g, FIRST, COUNT);
-	gmem_assert_shared(&g, END, NR - END);
+	assert_part(&g, true);
 	gmem_destroy(&g);
 }
 
@@ -419,8 +397,7 @@ GMEM_TEST(private_partial_copy)
 	int pipes[2];
 	ssize_t r;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	gmem_to_private(&g, 1, 1, 0);
 
 	TEST_ASSERT(!pipe(pipes), "pipe() failed");
@@ -461,8 +438,7 @@ GMEM_TEST(mapping_advice)
 {
 	struct gmem g;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 
 	kvm_madvise(g.mem, g.size, MADV_DONTNEED);
 	gmem_host_check(&g, 0, NR, VAL);
@@ -556,24 +532,24 @@ GMEM_TEST(held_in_pipe)
 
 	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
 
-	for (i = 0; i < ARRAY_SIZE(content_flags); i++) {
-		if (content_flags[i] == GMEM_DISCARD)
+	for (i = 0; i < ARRAY_SIZE(gmem_content_flags); i++) {
+		if (gmem_content_flags[i] == GMEM_DISCARD)
 			continue;
 
 		gmem_host_fill(&g, 0, NR, VAL);
 		hold_by_pipe(pipes, g.mem + 6 * PAGE_SIZE);
 		hold_by_pipe(second, g.mem + 9 * PAGE_SIZE);
-		expect_held(&g, 0, NR, content_flags[i], 6);
-		expect_held(&g, FIRST, COUNT, content_flags[i], 6);
-		expect_held(&g, 6, 1, content_flags[i], 6);
-		expect_held(&g, 7, 3, content_flags[i], 9);
+		expect_held(&g, 0, NR, gmem_content_flags[i], 6);
+		expect_held(&g, FIRST, COUNT, gmem_content_flags[i], 6);
+		expect_held(&g, 6, 1, gmem_content_flags[i], 6);
+		expect_held(&g, 7, 3, gmem_content_flags[i], 9);
 		gmem_assert_shared(&g, 0, NR);
 		gmem_host_check(&g, 0, NR, VAL);
 		gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
 
 		release_pipe(pipes);
 		release_pipe(second);
-		gmem_to_private(&g, 0, NR, content_flags[i]);
+		gmem_to_private(&g, 0, NR, gmem_content_flags[i]);
 		gmem_assert_private(&g, 0, NR);
 		gmem_to_shared(&g, 0, NR, 0);
 	}
@@ -586,8 +562,7 @@ GMEM_TEST(held_elsewhere)
 	struct gmem g;
 	int pipes[2];
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	hold_by_pipe(pipes, g.mem + 6 * PAGE_SIZE);
 
 	gmem_to_private(&g, 0, 6, 0);
@@ -618,8 +593,7 @@ GMEM_TEST(held_by_pin)
 	struct gmem g;
 	int ring;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 
 	ring = hold_by_pin(g.mem + 5 * PAGE_SIZE, 2 * PAGE_SIZE);
 	if (ring < 0) {
@@ -649,8 +623,7 @@ GMEM_TEST(held_discard)
 	u64 buf[8];
 	int i;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	hold_by_pipe(pipes, g.mem + 6 * PAGE_SIZE);
 	ring = hold_by_pin(g.mem + 7 * PAGE_SIZE, PAGE_SIZE);
 
@@ -680,8 +653,7 @@ GMEM_TEST(held_punched)
 	int pipes[2];
 	u64 buf[8];
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	hold_by_pipe(pipes, g.mem + 6 * PAGE_SIZE);
 	expect_held(&g, 0, NR, 0, 6);
 
@@ -704,9 +676,7 @@ static void child_touches(struct child *c, struct gmem *g)
 	child_tells(c);
 
 	child_waits(c);
-	gmem_assert_shared(g, 0, FIRST);
-	gmem_assert_private(g, FIRST, COUNT);
-	gmem_assert_shared(g, END, NR - END);
+	assert_part(g, true);
 	child_tells(c);
 
 	child_waits(c);
@@ -719,8 +689,7 @@ GMEM_TEST(fork_shares_mapping)
 	struct child c;
 	struct gmem g;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	child_start(&c, child_touches, &g);
 
 	parent_waits(&c);
@@ -755,8 +724,7 @@ GMEM_TEST(held_by_other_process)
 	struct child c;
 	struct gmem g;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	child_start(&c, child_holds, &g);
 
 	parent_waits(&c);
@@ -773,23 +741,144 @@ GMEM_TEST(held_by_other_process)
 	gmem_destroy(&g);
 }
 
+#define REMOTE_PAGE	7ul
+
+static bool remote_copy_writes;
+
+/* A page that is not there: who touches it waits, in the kernel as well. */
+static int missing_page(void **page)
+{
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_api api = { .api = UFFD_API };
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	*page = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	reg.range = (struct uffdio_range) { .start = (u64)*page, .len = PAGE_SIZE };
+	TEST_ASSERT(uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api) &&
+		    !ioctl(uffd, UFFDIO_REGISTER, &reg), "userfaultfd: errno %d", errno);
+	return uffd;
+}
+
+static void provide_page(int uffd, void *page, void *content)
+{
+	struct uffdio_copy copy = {
+		.dst = (u64)page,
+		.src = (u64)content,
+		.len = PAGE_SIZE,
+	};
+
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY: errno %d", errno);
+}
+
+/* A word between @page of this process and the file in its parent's mapping. */
+static ssize_t copy_remote(void *page, struct gmem *g)
+{
+	struct iovec local = { .iov_base = page, .iov_len = 8 };
+	struct iovec remote = { .iov_base = g->mem + REMOTE_PAGE * PAGE_SIZE, .iov_len = 8 };
+
+	if (remote_copy_writes)
+		return process_vm_writev(getppid(), &local, 1, &remote, 1, 0);
+	return process_vm_readv(getppid(), &local, 1, &remote, 1, 0);
+}
+
+struct stopped_copy {
+	struct gmem *g;
+	void *page;
+};
+
+static void *copy_thread(void *arg)
+{
+	struct stopped_copy *copy = arg;
+
+	TEST_ASSERT_EQ(copy_remote(copy->page, copy->g), 8);
+	return NULL;
+}
+
+/*
+ * The kernel has the parent's page before it touches the child's.  The child has
+ * no mapping of its own, so that the parent's is what it goes through.
+ */
+static void child_copies(struct child *c, struct gmem *g)
+{
+	u64 content[PAGE_SIZE / sizeof(u64)] = { OTHER };
+	struct stopped_copy copy = { .g = g };
+	struct uffd_msg msg;
+	pthread_t thread;
+	int uffd;
+
+	kvm_munmap(g->mem, g->size);
+	uffd = missing_page(&copy.page);
+	kvm_pthread_create(&thread, NULL, copy_thread, &copy);
+	TEST_ASSERT_EQ(read(uffd, &msg, sizeof(msg)), sizeof(msg));
+	child_tells(c);
+
+	child_waits(c);
+	provide_page(uffd, copy.page, content);
+	kvm_pthread_join(thread, NULL);
+	child_tells(c);
+
+	/* By now the page is private. */
+	child_waits(c);
+	TEST_ASSERT(copy_remote(copy.page, g) == -1 && errno == EFAULT,
+		    "Copy of a private page: errno %d", errno);
+}
+
+static void test_held_by_remote_copy(struct kvm_vcpu *vcpu, bool written)
+{
+	struct child c;
+	struct gmem g;
+	u64 *word;
+
+	remote_copy_writes = written;
+	new_filled_file(&g, vcpu->vm);
+	word = (u64 *)(g.mem + REMOTE_PAGE * PAGE_SIZE);
+	child_start(&c, child_copies, &g);
+
+	parent_waits(&c);
+	expect_held(&g, 0, NR, 0, REMOTE_PAGE);
+	expect_held(&g, FIRST, COUNT, GMEM_ZERO, REMOTE_PAGE);
+	gmem_assert_shared(&g, 0, NR);
+	gmem_host_check(&g, 0, NR, VAL);
+	parent_tells(&c);
+
+	parent_waits(&c);
+	TEST_ASSERT_EQ(READ_ONCE(*word), written ? OTHER : VAL + REMOTE_PAGE);
+	WRITE_ONCE(*word, VAL + REMOTE_PAGE);
+	gmem_to_private(&g, FIRST, COUNT, 0);
+	parent_tells(&c);
+	child_join(&c);
+	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
+	gmem_destroy(&g);
+}
+
+/* Another process's copy, from or to the page, is stopped in the middle. */
+GMEM_TEST(held_by_remote_copy)
+{
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	if (uffd < 0)
+		SKIP(return, "No userfaultfd that stops the kernel, errno %d", errno);
+
+	close(uffd);
+	test_held_by_remote_copy(self->vcpu, false);
+	test_held_by_remote_copy(self->vcpu, true);
+}
+
 /* What a process whose mm is not the VM's may do, and may not. */
 static void check_foreign(int fd)
 {
 	struct gmem g = { .fd = fd, .size = NR * PAGE_SIZE };
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(content_flags); i++) {
+	for (i = 0; i < ARRAY_SIZE(gmem_content_flags); i++) {
 		TEST_ASSERT_EQ(__gmem_convert(fd, 0, g.size, GMEM_PRIVATE,
-					      content_flags[i], NULL), EIO);
+					      gmem_content_flags[i], NULL), EIO);
 		TEST_ASSERT_EQ(__gmem_convert(fd, 0, g.size, 0,
-					      content_flags[i], NULL), EIO);
+					      gmem_content_flags[i], NULL), EIO);
 	}
 
 	g.mem = kvm_mmap(g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	gmem_assert_shared(&g, 0, FIRST);
-	gmem_assert_private(&g, FIRST, COUNT);
-	gmem_assert_shared(&g, END, NR - END);
+	assert_part(&g, true);
 	gmem_host_check(&g, 0, FIRST, VAL);
 	gmem_host_fill(&g, 0, FIRST, OTHER);
 
@@ -806,9 +895,7 @@ static void child_is_foreign(struct child *c, struct gmem *g)
 
 static void setup_for_foreign(struct gmem *g, struct kvm_vm *vm)
 {
-	gmem_new(g, vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(g, 0, NR, VAL);
-	gmem_to_private(g, FIRST, COUNT, 0);
+	new_mixed_file(g, vm);
 }
 
 static void check_after_foreign(struct kvm_vcpu *vcpu, struct gmem *g)
@@ -879,7 +966,7 @@ static int receive_fd(int sock)
 /* The program starts itself again with a socket that brings the file. */
 static int foreign_main(const char *arg)
 {
-	gmem_sigbus_install();
+	gmem_test_init();
 	check_foreign(receive_fd(atoi_paranoid(arg)));
 	return 0;
 }
@@ -926,8 +1013,7 @@ GMEM_TEST(thread_and_dup)
 	struct gmem g, copy;
 	pthread_t thread;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 
 	kvm_pthread_create(&thread, NULL, convert_in_thread, &g);
 	kvm_pthread_join(thread, NULL);
@@ -950,8 +1036,7 @@ GMEM_TEST(convert_after_vm_fd_closed)
 {
 	struct gmem g;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 	kvm_vm_release(self->vm);
 	self->vm = NULL;
 
@@ -1046,9 +1131,7 @@ static void test_punch(struct kvm_vcpu *vcpu, bool no_user_addr)
 
 	gmem_punch(&g, FIRST - 1, 2);
 	gmem_punch(&g, END - 1, 2);
-	gmem_assert_shared(&g, 0, FIRST);
-	gmem_assert_private(&g, FIRST, COUNT);
-	gmem_assert_shared(&g, END, NR - END);
+	assert_part(&g, true);
 
 	gmem_guest_check_zero(vcpu, &g, FIRST - 1, 2);
 	gmem_guest_check_zero(vcpu, &g, END - 1, 2);
@@ -1074,9 +1157,7 @@ GMEM_TEST(slot_recreated_keeps_state)
 {
 	struct gmem g;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
-	gmem_to_private(&g, FIRST, COUNT, 0);
+	new_mixed_file(&g, self->vm);
 
 	gmem_unbind(&g);
 	gmem_assert_private(&g, FIRST, COUNT);
@@ -1109,8 +1190,7 @@ GMEM_TEST(range_edges)
 	u64 end;
 	int i;
 
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, self->vm);
 
 	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
 		end = ranges[i].first + ranges[i].nr;

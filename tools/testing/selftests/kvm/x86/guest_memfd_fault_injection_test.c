@@ -15,36 +15,27 @@
 
 /* ---- Injection, see iommufd_fail_nth.c ---- */
 
-static int write_at(int dir, const char *file, const char *val)
-{
-	int fd = openat(dir, file, O_WRONLY), r;
-
-	if (fd < 0)
-		return -1;
-	r = write(fd, val, strlen(val)) == strlen(val) ? 0 : -1;
-	close(fd);
-	return r;
-}
+#define DEBUGFS		"/sys/kernel/debug/"
 
 /* Let allocations that may sleep fail, single pages among them, in silence. */
 static bool injection_setup(void)
 {
-	DIR *debugfs = opendir("/sys/kernel/debug/");
+	DIR *debugfs = opendir(DEBUGFS);
 	struct dirent *entry;
-	char file[300];
+	char path[300];
 
-	if (!debugfs || write_at(dirfd(debugfs), "failslab/ignore-gfp-wait", "N"))
+	if (!debugfs || gmem_write_file(DEBUGFS "failslab/ignore-gfp-wait", "N"))
 		return false;
 
-	write_at(dirfd(debugfs), "fail_page_alloc/ignore-gfp-wait", "N");
-	write_at(dirfd(debugfs), "fail_page_alloc/ignore-gfp-highmem", "N");
-	write_at(dirfd(debugfs), "fail_page_alloc/min-order", "0");
+	gmem_write_file(DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N");
+	gmem_write_file(DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N");
+	gmem_write_file(DEBUGFS "fail_page_alloc/min-order", "0");
 
 	while ((entry = readdir(debugfs))) {
 		if (strncmp(entry->d_name, "fail", 4))
 			continue;
-		snprintf(file, sizeof(file), "%s/verbose", entry->d_name);
-		write_at(dirfd(debugfs), file, "0");
+		snprintf(path, sizeof(path), DEBUGFS "%s/verbose", entry->d_name);
+		gmem_write_file(path, "0");
 	}
 	closedir(debugfs);
 	return true;
@@ -85,7 +76,6 @@ static bool fail_nth_disarm(void)
 
 struct context {
 	struct kvm_vcpu *vcpu;
-	struct kvm_vm *vm;
 	struct gmem g;
 	u64 attributes;
 	u64 flags;
@@ -140,6 +130,7 @@ static bool injection_ready(void)
 }
 
 #define NO_INJECTION	"No CONFIG_FAULT_INJECTION_DEBUG_FS and CONFIG_FAILSLAB"
+#define SWEEP_TEST(name)	GMEM_TEST_IF(name, injection_ready(), NO_INJECTION)
 
 static void nothing(struct context *c)
 {
@@ -149,7 +140,7 @@ static void nothing(struct context *c)
 
 static int create_call(struct context *c)
 {
-	c->fd = __vm_create_guest_memfd(c->vm, NR * PAGE_SIZE, c->flags);
+	c->fd = __vm_create_guest_memfd(c->vcpu->vm, NR * PAGE_SIZE, c->flags);
 	return c->fd < 0 ? errno : 0;
 }
 
@@ -159,15 +150,12 @@ static void create_done(struct context *c)
 	close(c->fd);
 }
 
-GMEM_TEST(create)
+SWEEP_TEST(create)
 {
 	static const struct path path = {
 		"create", nothing, create_call, nothing, create_done,
 	};
-	struct context c = { .vm = self->vm };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu };
 
 	c.flags = GMEM_SHARED_FILE;
 	sweep(&path, &c);
@@ -177,7 +165,7 @@ GMEM_TEST(create)
 
 static void new_file(struct context *c)
 {
-	gmem_create(&c->g, c->vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	gmem_create(&c->g, c->vcpu->vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
 	gmem_host_fill(&c->g, 0, NR, VAL);
 	gmem_to_private(&c->g, FIRST, COUNT, 0);
 	c->g.gpa = GMEM_GPA;
@@ -195,7 +183,7 @@ static int set_region(struct context *c, u64 size)
 		.guest_memfd = c->g.fd,
 	};
 
-	return __vm_ioctl(c->vm, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;
+	return __vm_ioctl(c->vcpu->vm, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;
 }
 
 static int bind_call(struct context *c)
@@ -205,9 +193,7 @@ static int bind_call(struct context *c)
 
 static void check_file(struct context *c)
 {
-	gmem_assert_shared(&c->g, 0, FIRST);
-	gmem_assert_private(&c->g, FIRST, COUNT);
-	gmem_assert_shared(&c->g, END, NR - END);
+	assert_part(&c->g, true);
 	gmem_host_check(&c->g, 0, FIRST, VAL);
 	gmem_host_check(&c->g, END, NR - END, VAL + END);
 }
@@ -220,15 +206,12 @@ static void bind_done(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-GMEM_TEST(bind)
+SWEEP_TEST(bind)
 {
 	static const struct path path = {
 		"bind", new_file, bind_call, check_file, bind_done,
 	};
-	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu };
 
 	sweep(&path, &c);
 }
@@ -258,15 +241,12 @@ static void unbind_done(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-GMEM_TEST(unbind)
+SWEEP_TEST(unbind)
 {
 	static const struct path path = {
 		"unbind", new_bound_file, unbind_call, still_bound, unbind_done,
 	};
-	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu };
 
 	sweep(&path, &c);
 }
@@ -295,7 +275,7 @@ static void bound_file_in_one_state(struct context *c)
 {
 	bool to_private = c->attributes;
 
-	gmem_new(&c->g, c->vm, NR, to_private ? GMEM_SHARED_FILE : GMEM_PRIVATE_FILE);
+	gmem_new(&c->g, c->vcpu->vm, NR, to_private ? GMEM_SHARED_FILE : GMEM_PRIVATE_FILE);
 	gmem_guest_fill(c->vcpu, &c->g, 0, NR, VAL);
 }
 
@@ -307,9 +287,7 @@ static void state_unchanged(struct context *c)
 
 static void converted(struct context *c)
 {
-	gmem_assert_state(&c->g, 0, FIRST, !c->attributes);
-	gmem_assert_state(&c->g, FIRST, COUNT, !!c->attributes);
-	gmem_assert_state(&c->g, END, NR - END, !c->attributes);
+	assert_part(&c->g, c->attributes);
 	gmem_guest_check_fill(c->vcpu, &c->g, 0, FIRST, VAL);
 	if (c->flags == GMEM_PRESERVE)
 		gmem_guest_check_fill(c->vcpu, &c->g, FIRST, COUNT, VAL + FIRST);
@@ -320,18 +298,15 @@ static void converted(struct context *c)
 }
 
 /* Invariant 3 where a map of one state becomes one of two. */
-GMEM_TEST(convert_uniform)
+SWEEP_TEST(convert_uniform)
 {
 	static const u64 flags[] = { GMEM_PRESERVE, GMEM_ZERO, GMEM_DISCARD };
 	static const struct path path = {
 		"convert, uniform", bound_file_in_one_state, convert_call,
 		state_unchanged, converted,
 	};
-	struct context c = { .vm = self->vm, .vcpu = self->vcpu, .nr = COUNT };
+	struct context c = { .vcpu = vcpu, .nr = COUNT };
 	int i;
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
 		c.flags = flags[i];
@@ -369,21 +344,17 @@ static void stripes_converted(struct context *c)
 }
 
 /* And where the pieces are many before, and few after. */
-GMEM_TEST(convert_stripes)
+SWEEP_TEST(convert_stripes)
 {
 	static const struct path path = {
 		"convert, stripes", bound_file_in_stripes, convert_call,
 		stripes_unchanged, stripes_converted,
 	};
 	struct context c = {
-		.vm = self->vm,
-		.vcpu = self->vcpu,
+		.vcpu = vcpu,
 		.nr = COUNT,
 		.flags = GMEM_PRESERVE,
 	};
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
 
 	c.attributes = GMEM_PRIVATE;
 	sweep(&path, &c);
@@ -397,7 +368,7 @@ GMEM_TEST(convert_stripes)
 /* Three pieces of 1 GiB, of which the range has part, all and part. */
 static void big_file(struct context *c)
 {
-	gmem_create(&c->g, c->vm, 3ul * SZ_1G, GMEM_SHARED_FILE);
+	gmem_create(&c->g, c->vcpu->vm, 3ul * SZ_1G, GMEM_SHARED_FILE);
 	gmem_host_fill(&c->g, 0, FIRST + 1, VAL);
 	gmem_host_fill(&c->g, FAR_NR, FIRST + 1, VAL);
 }
@@ -419,21 +390,18 @@ static void big_file_converted(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-GMEM_TEST(convert_pieces)
+SWEEP_TEST(convert_pieces)
 {
 	static const struct path path = {
 		"convert, pieces", big_file, convert_call,
 		big_file_unchanged, big_file_converted,
 	};
 	struct context c = {
-		.vm = self->vm,
+		.vcpu = vcpu,
 		.nr = FAR_NR,
 		.attributes = GMEM_PRIVATE,
 		.flags = GMEM_PRESERVE,
 	};
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
 
 	sweep(&path, &c);
 }
@@ -443,7 +411,7 @@ GMEM_TEST(convert_pieces)
 /* Page tables, too, are new each time. */
 static void unmapped_file(struct context *c)
 {
-	gmem_new(&c->g, c->vm, NR, c->flags);
+	gmem_new(&c->g, c->vcpu->vm, NR, c->flags);
 }
 
 static int user_fault_call(struct context *c)
@@ -462,15 +430,12 @@ static void user_fault_done(struct context *c)
 }
 
 /* The fault is repeated, or SIGBUS; in the end the page is there. */
-GMEM_TEST(user_fault)
+SWEEP_TEST(user_fault)
 {
 	static const struct path path = {
 		"user fault", unmapped_file, user_fault_call, nothing, user_fault_done,
 	};
-	struct context c = { .vm = self->vm, .flags = GMEM_SHARED_FILE };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu, .flags = GMEM_SHARED_FILE };
 
 	sweep(&path, &c);
 }
@@ -502,16 +467,13 @@ static void guest_fault_done(struct context *c)
 }
 
 /* KVM_RUN fails, and the guest goes on where it was. */
-GMEM_TEST(guest_fault)
+SWEEP_TEST(guest_fault)
 {
 	static const struct path path = {
 		"guest fault", guest_fault_prepare, guest_fault_call,
 		nothing, guest_fault_done,
 	};
-	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu };
 
 	c.flags = GMEM_SHARED_FILE;
 	sweep(&path, &c);
@@ -521,15 +483,7 @@ GMEM_TEST(guest_fault)
 
 static int pre_fault_call(struct context *c)
 {
-	struct kvm_pre_fault_memory range = { .gpa = GMEM_GPA, .size = NR * PAGE_SIZE };
-	int r;
-
-	/* It tells of a failure only if it could do nothing at all. */
-	do {
-		r = __vcpu_ioctl(c->vcpu, KVM_PRE_FAULT_MEMORY, &range);
-	} while ((r && errno == EINTR) || (!r && range.size));
-
-	return r ? errno : 0;
+	return gmem_pre_fault(c->vcpu, GMEM_GPA, NR);
 }
 
 static void pre_fault_done(struct context *c)
@@ -538,18 +492,13 @@ static void pre_fault_done(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-GMEM_TEST(pre_fault)
+GMEM_TEST_IF(pre_fault, injection_ready() && kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY),
+	     NO_INJECTION ", or no KVM_PRE_FAULT_MEMORY")
 {
 	static const struct path path = {
 		"pre-fault", unmapped_file, pre_fault_call, nothing, pre_fault_done,
 	};
-	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
-
-	if (!kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY))
-		SKIP(return, "No KVM_PRE_FAULT_MEMORY");
+	struct context c = { .vcpu = vcpu };
 
 	c.flags = GMEM_SHARED_FILE;
 	sweep(&path, &c);
@@ -570,15 +519,12 @@ static void allocate_done(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-GMEM_TEST(allocate)
+SWEEP_TEST(allocate)
 {
 	static const struct path path = {
 		"allocate", unmapped_file, allocate_call, nothing, allocate_done,
 	};
-	struct context c = { .vm = self->vm, .flags = GMEM_SHARED_FILE };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu, .flags = GMEM_SHARED_FILE };
 
 	sweep(&path, &c);
 }
@@ -596,15 +542,12 @@ static void punch_done(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-GMEM_TEST(punch)
+SWEEP_TEST(punch)
 {
 	static const struct path path = {
 		"punch", new_bound_file, punch_call, still_bound, punch_done,
 	};
-	struct context c = { .vm = self->vm, .vcpu = self->vcpu };
-
-	if (!injection_ready())
-		SKIP(return, NO_INJECTION);
+	struct context c = { .vcpu = vcpu };
 
 	sweep(&path, &c);
 }

@@ -6,23 +6,25 @@
  * Errors are simulated: MADV_HWPOISON on a shared page, and by frame number for
  * a private one, which is learnt while the page is shared.  The frames are given
  * back to the system at the end, if the kernel lets them go.
+ *
+ * GMEM_SCALE does not count here: the frames are a thousand, on any kernel.
  */
+#include <linux/kernel-page-flags.h>
+
 #include "gmem_fixture.h"
 
 #define HWPOISON_DIR		"/sys/kernel/debug/hwpoison/"
+#define SOFT_OFFLINE		"/sys/devices/system/memory/soft_offline_page"
 
-/* Frames to poison in each of the two races, and how long that may take. */
-#define RACE_FRAMES		GMEM_LOOPS(500)
-#define RACE_NS			(30ul * NSEC_PER_SEC)
+/* Frames to poison in each of the two races. */
+#define RACE_FRAMES		500
 
 /* The user leaves a bad page alone for so many rounds; each visit is logged. */
 #define USER_PAUSE		64
 
 /* ---- Frames ---- */
 
-static u64 frames[2 * RACE_FRAMES + 64];
-static u32 nr_frames;
-
+/* Zero if nothing is mapped there. */
 static u64 page_frame(void *addr)
 {
 	static int fd = -1;
@@ -35,37 +37,52 @@ static u64 page_frame(void *addr)
 	return entry & ((1ull << 55) - 1);
 }
 
-static int write_frame(const char *file, u64 frame)
+static u64 known_frame(void *addr)
 {
-	char path[128], text[32];
-	int fd, len, r;
+	u64 frame = page_frame(addr);
 
-	snprintf(path, sizeof(path), HWPOISON_DIR "%s", file);
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return errno;
-
-	len = snprintf(text, sizeof(text), "0x%lx", frame);
-	r = write(fd, text, len) == len ? 0 : errno;
-	close(fd);
-	return r;
+	TEST_ASSERT(frame, "No frame in /proc/self/pagemap");
+	return frame;
 }
 
-static void remember_frame(u64 frame)
+static int write_number(const char *path, u64 number)
 {
-	if (frame && nr_frames < ARRAY_SIZE(frames))
-		frames[nr_frames++] = frame;
+	char text[32];
+
+	snprintf(text, sizeof(text), "0x%lx", number);
+	return gmem_write_file(path, text);
 }
 
-/* Frames that were not poisoned after all are refused; nothing is lost. */
+/* Frames of the whole system. */
+static u64 nr_poisoned(void)
+{
+	return gmem_meminfo_kib("HardwareCorrupted") * 1024 / PAGE_SIZE;
+}
+
+/*
+ * Whichever they are: an error that comes when another thread has just replaced
+ * the page hits a frame that this test has never heard of.
+ */
 static void give_frames_back(void)
 {
-	u32 i, failed = 0;
+	u64 flags[PAGE_SIZE / sizeof(u64)], frame = 0, i, all = nr_poisoned();
+	u32 back = 0, failed = 0;
+	ssize_t len;
+	int fd;
 
-	for (i = 0; i < nr_frames; i++)
-		failed += !!write_frame("unpoison-pfn", frames[i]);
-	ksft_print_msg("%u frames given back, %u not\n", nr_frames - failed, failed);
-	nr_frames = 0;
+	fd = open("/proc/kpageflags", O_RDONLY);
+	while (back < all && (len = read(fd, flags, sizeof(flags))) > 0) {
+		for (i = 0; i < len / sizeof(u64); i++, frame++) {
+			if (!(flags[i] & BIT(KPF_HWPOISON)))
+				continue;
+			if (write_number(HWPOISON_DIR "unpoison-pfn", frame))
+				failed++;
+			else
+				back++;
+		}
+	}
+	close(fd);
+	ksft_print_msg("%u frames given back, %u not\n", back, failed);
 }
 
 /*
@@ -74,19 +91,18 @@ static void give_frames_back(void)
  */
 static void poison_mapped(void *addr)
 {
-	remember_frame(page_frame(addr));
 	gmem_try(madvise(addr, PAGE_SIZE, MADV_HWPOISON));
 }
 
-static bool can_poison_mapped(void)
-{
-	return !madvise(NULL, 0, MADV_HWPOISON);
-}
+#define MAPPED_TEST(name)							\
+	GMEM_TEST_IF(name, !madvise(NULL, 0, MADV_HWPOISON), "No MADV_HWPOISON")
 
-static bool can_poison_frames(void)
-{
-	return !access(HWPOISON_DIR "corrupt-pfn", W_OK);
-}
+#define FRAME_TEST(name)							\
+	GMEM_TEST_IF(name, !access(HWPOISON_DIR "corrupt-pfn", W_OK),		\
+		     "No " HWPOISON_DIR "corrupt-pfn")
+
+#define OFFLINE_TEST(name)							\
+	GMEM_TEST_IF(name, !access(SOFT_OFFLINE, W_OK), "No " SOFT_OFFLINE)
 
 /* ---- One page, nothing else going on ---- */
 
@@ -131,29 +147,25 @@ static void expect_fresh(struct kvm_vcpu *vcpu, struct gmem *g, u64 page)
 }
 
 /* "Guest access is -EHWPOISON, user access SIGBUS (BUS_MCEERR_AR)." */
-GMEM_TEST(shared_page_punched)
+MAPPED_TEST(shared_page_punched)
 {
 	const u64 page = 5;
 	struct gmem g;
 
-	if (!can_poison_mapped())
-		SKIP(return, "No MADV_HWPOISON");
-
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
-	gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
+	new_filled_file(&g, vcpu->vm);
+	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
 
 	poison_mapped(g.mem + page * PAGE_SIZE);
 	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 	gmem_host_check(&g, 0, page, VAL);
 	gmem_host_check(&g, page + 1, NR - page - 1, VAL + page + 1);
-	expect_guest_poison(self->vcpu, &g, page);
+	expect_guest_poison(vcpu, &g, page);
 
 	/* "DISCARD and punch remove it." */
 	gmem_punch(&g, page, 1);
 	gmem_host_check_zero(&g, page, 1);
-	expect_fresh(self->vcpu, &g, page);
+	expect_fresh(vcpu, &g, page);
 	gmem_destroy(&g);
 	give_frames_back();
 }
@@ -162,59 +174,51 @@ GMEM_TEST(shared_page_punched)
  * "A poisoned page is skipped by reference check and content; its state
  * changes with the range."
  */
-GMEM_TEST(shared_page_converted)
+MAPPED_TEST(shared_page_converted)
 {
 	const u64 flags[] = { 0, GMEM_PRESERVE };
 	const u64 page = 5;
 	struct gmem g;
 	int i;
 
-	if (!can_poison_mapped())
-		SKIP(return, "No MADV_HWPOISON");
-
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
-		gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-		gmem_host_fill(&g, 0, NR, VAL);
+		new_filled_file(&g, vcpu->vm);
 		poison_mapped(g.mem + page * PAGE_SIZE);
 
 		gmem_to_private(&g, 0, NR, flags[i]);
 		expect_private(&g, page);
-		expect_guest_poison(self->vcpu, &g, page);
+		expect_guest_poison(vcpu, &g, page);
 
 		gmem_to_shared(&g, 0, NR, flags[i]);
 		TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 		gmem_host_check(&g, 0, page, VAL);
 
 		gmem_to_private(&g, page, 1, GMEM_DISCARD);
-		expect_fresh(self->vcpu, &g, page);
+		expect_fresh(vcpu, &g, page);
 		gmem_destroy(&g);
 	}
 	give_frames_back();
 }
 
 /* ZERO does not touch the frame, and does not heal the page. */
-GMEM_TEST(shared_page_zeroed)
+MAPPED_TEST(shared_page_zeroed)
 {
 	const u64 page = 5;
 	struct gmem g;
 
-	if (!can_poison_mapped())
-		SKIP(return, "No MADV_HWPOISON");
-
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, vcpu->vm);
 	poison_mapped(g.mem + page * PAGE_SIZE);
 
 	gmem_to_private(&g, 0, NR, GMEM_ZERO);
-	gmem_guest_fill(self->vcpu, &g, 0, page, VAL);
-	gmem_guest_fill(self->vcpu, &g, page + 1, NR - page - 1, VAL + page + 1);
-	expect_guest_poison(self->vcpu, &g, page);
+	gmem_guest_fill(vcpu, &g, 0, page, VAL);
+	gmem_guest_fill(vcpu, &g, page + 1, NR - page - 1, VAL + page + 1);
+	expect_guest_poison(vcpu, &g, page);
 	gmem_to_shared(&g, 0, NR, 0);
 	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 
 	gmem_to_shared(&g, page, 1, GMEM_DISCARD);
 	gmem_host_check_zero(&g, page, 1);
-	expect_fresh(self->vcpu, &g, page);
+	expect_fresh(vcpu, &g, page);
 	gmem_destroy(&g);
 	give_frames_back();
 }
@@ -225,15 +229,12 @@ static void test_private_page(struct kvm_vcpu *vcpu, u64 remove_flags)
 	struct gmem g;
 	u64 frame;
 
-	gmem_new(&g, vcpu->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
-	frame = page_frame(g.mem + page * PAGE_SIZE);
-	TEST_ASSERT(frame, "No frame in /proc/self/pagemap");
+	new_filled_file(&g, vcpu->vm);
+	frame = known_frame(g.mem + page * PAGE_SIZE);
 
 	gmem_to_private(&g, 0, NR, 0);
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
-	remember_frame(frame);
-	write_frame("corrupt-pfn", frame);
+	write_number(HWPOISON_DIR "corrupt-pfn", frame);
 	expect_private(&g, page);
 	expect_guest_poison(vcpu, &g, page);
 
@@ -250,34 +251,96 @@ static void test_private_page(struct kvm_vcpu *vcpu, u64 remove_flags)
 }
 
 /* The same for an error in a private page, removed in both ways. */
-GMEM_TEST(private_page)
+FRAME_TEST(private_page)
 {
-	if (!can_poison_frames())
-		SKIP(return, "No " HWPOISON_DIR "corrupt-pfn");
-
-	test_private_page(self->vcpu, 0);
-	test_private_page(self->vcpu, GMEM_DISCARD);
+	test_private_page(vcpu, 0);
+	test_private_page(vcpu, GMEM_DISCARD);
 	give_frames_back();
 }
 
 /* A slot, or a whole VM, goes away with a poisoned page in it. */
-GMEM_TEST(teardown_with_poison)
+MAPPED_TEST(teardown_with_poison)
 {
 	struct gmem g;
 
-	if (!can_poison_mapped())
-		SKIP(return, "No MADV_HWPOISON");
-
-	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	gmem_host_fill(&g, 0, NR, VAL);
+	new_filled_file(&g, vcpu->vm);
 	poison_mapped(g.mem + 3 * PAGE_SIZE);
 	gmem_to_private(&g, 0, NR / 2, 0);
 	gmem_unbind(&g);
 	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
-	expect_guest_poison(self->vcpu, &g, 3);
+	expect_guest_poison(vcpu, &g, 3);
 	poison_mapped(g.mem + (NR - 1) * PAGE_SIZE);
 	gmem_destroy(&g);
 	give_frames_back();
+}
+
+/* ---- A frame of which the system wants to be rid ---- */
+
+/*
+ * The user gets to know the frame and goes.  It has only read: a user's store
+ * would make the page dirty, and soft offline drops clean pages only, which it
+ * does without a look at the mappings of the guest.
+ */
+static u64 new_guest_only_file(struct gmem *g, struct kvm_vcpu *vcpu, u64 page,
+			       bool private, bool no_user_addr)
+{
+	u64 frame;
+
+	__gmem_new(g, vcpu->vm, NR, GMEM_SHARED_FILE, no_user_addr);
+	gmem_host_check_zero(g, 0, NR);
+	frame = known_frame(g->mem + page * PAGE_SIZE);
+	if (private)
+		gmem_to_private(g, 0, NR, GMEM_PRESERVE);
+	kvm_munmap(g->mem, g->size);
+
+	/* Without the user, for its going may have zapped what the guest had. */
+	gmem_guest_fill(vcpu, g, 0, NR, VAL);
+	return frame;
+}
+
+/*
+ * The kernel may refuse, or may know how to move the page.  The guest's bytes
+ * stay, for the mapping that the guest has and for the next one.
+ */
+static void test_soft_offline(struct kvm_vcpu *vcpu, bool private, bool no_user_addr)
+{
+	const u64 page = 6;
+	u64 frame, frame_after;
+	struct gmem g;
+	int r;
+
+	frame = new_guest_only_file(&g, vcpu, page, private, no_user_addr);
+	r = write_number(SOFT_OFFLINE, frame * PAGE_SIZE);
+	TEST_ASSERT(!r || r == EBUSY, "Soft offline: %s", strerror(r));
+	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
+
+	g.mem = kvm_mmap(g.size, PROT_READ | PROT_WRITE, MAP_SHARED, g.fd);
+	gmem_unbind(&g);
+	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+	gmem_assert_state(&g, 0, NR, private);
+	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
+
+	gmem_to_shared(&g, 0, NR, GMEM_PRESERVE);
+	gmem_host_check(&g, 0, NR, VAL);
+	frame_after = known_frame(g.mem + page * PAGE_SIZE);
+	TEST_ASSERT((frame_after == frame) == !!r,
+		    "Frame 0x%lx, now 0x%lx; soft offline: %s", frame, frame_after,
+		    strerror(r));
+	gmem_destroy(&g);
+	give_frames_back();
+}
+
+OFFLINE_TEST(soft_offline_private)
+{
+	test_soft_offline(vcpu, true, false);
+	test_soft_offline(vcpu, true, true);
+}
+
+/* Shared, but with no user who would have it mapped at this time. */
+OFFLINE_TEST(soft_offline_shared)
+{
+	test_soft_offline(vcpu, false, false);
+	test_soft_offline(vcpu, false, true);
 }
 
 /* ---- A thousand pages, while everything else goes on ---- */
@@ -299,12 +362,18 @@ static void guest_toucher(u64 gpa, u64 nr)
 	GUEST_DONE();
 }
 
+/* Users, converter, and the puncher of the race that has one. */
+#define MAX_WORKERS	3
+
 struct race {
+	struct gmem_worker workers[MAX_WORKERS];
+	u64 turns[MAX_WORKERS];
 	struct kvm_vcpu *vcpu;
 	struct gmem g;
 	u64 convert_flags[4];
 	u64 guest_errors;
 	u64 user_errors;
+	u32 user_pause[NR];
 	bool punching;
 	bool stop;
 };
@@ -337,90 +406,89 @@ static void *race_vcpu(void *arg)
  * A second remover, unless frames are poisoned by number: it may come too late,
  * and free a good page that has replaced the poisoned one already.
  */
-static void *race_user(void *arg)
+static void user_step(void *arg, u64 turn)
 {
 	struct race *r = arg;
-	u32 pause[NR] = {};
-	u64 page;
-	int code;
+	u64 page = turn % NR;
 
-	while (!READ_ONCE(r->stop)) {
-		for (page = 0; page < NR; page++) {
-			if (pause[page] && pause[page]--)
-				continue;
-			code = gmem_try_write(r->g.mem + page * PAGE_SIZE + 8, page);
-			if (code != BUS_MCEERR_AR)
-				continue;
-			pause[page] = USER_PAUSE;
-			if (r->punching)
-				gmem_punch(&r->g, page, 1);
-			WRITE_ONCE(r->user_errors, r->user_errors + 1);
-		}
-	}
-	return NULL;
+	if (r->user_pause[page] && r->user_pause[page]--)
+		return;
+	if (gmem_try_write(r->g.mem + page * PAGE_SIZE + 8, page) != BUS_MCEERR_AR)
+		return;
+
+	r->user_pause[page] = USER_PAUSE;
+	if (r->punching)
+		gmem_punch(&r->g, page, 1);
+	WRITE_ONCE(r->user_errors, r->user_errors + 1);
 }
 
-static void *race_converter(void *arg)
+static void convert_step(void *arg, u64 turn)
 {
 	struct race *r = arg;
-	u64 i;
-	int ret;
+	int ret = __gmem_convert(r->g.fd, 0, r->g.size, turn & 1 ? GMEM_PRIVATE : 0,
+				 r->convert_flags[turn & 3], NULL);
 
-	for (i = 0; !READ_ONCE(r->stop); i++) {
-		ret = __gmem_convert(r->g.fd, 0, r->g.size, i & 1 ? GMEM_PRIVATE : 0,
-				     r->convert_flags[i & 3], NULL);
-		TEST_ASSERT(!ret || ret == EAGAIN, "Conversion: %s", strerror(ret));
-	}
-	return NULL;
+	TEST_ASSERT(!ret || ret == EAGAIN, "Conversion: %s", strerror(ret));
 }
 
-static void *race_puncher(void *arg)
+static void punch_step(void *arg, u64 turn)
 {
 	struct race *r = arg;
-	u64 i;
 
-	for (i = 0; READ_ONCE(r->punching) && !READ_ONCE(r->stop); i++) {
-		gmem_punch(&r->g, i % NR, 1 + i % 2 % (NR - i % NR));
-		gmem_allocate(&r->g, i % NR, 1);
-	}
-	return NULL;
+	gmem_punch(&r->g, turn % NR, 1 + turn % 2 % (NR - turn % NR));
+	gmem_allocate(&r->g, turn % NR, 1);
 }
 
 static void race_finish(struct race *r)
 {
-	u64 *word, rounds;
+	u64 *word = gmem_guest_var(r->vcpu->vm, guest_rounds), rounds;
 
 	/* All pages are made good; the guest gets around again, and once more. */
 	gmem_to_shared(&r->g, 0, NR, GMEM_DISCARD);
-	word = addr_gva2hva(r->vcpu->vm, (gva_t)&guest_rounds);
 	rounds = READ_ONCE(*word);
 	gmem_wait_until(READ_ONCE(*word) > rounds + 2);
-
-	word = addr_gva2hva(r->vcpu->vm, (gva_t)&guest_stop);
-	WRITE_ONCE(*word, 1);
+	WRITE_ONCE(*gmem_guest_var(r->vcpu->vm, guest_stop), 1);
 }
 
-static void run_race(struct race *r, void (*inject)(struct race *r))
+/* The count may be a few more; on a slow kernel it costs more than the errors. */
+static void inject(struct gmem *g, void (*poison)(void *addr))
 {
-	void *(*const fns[])(void *) = { race_user, race_converter, race_puncher };
-	pthread_t vcpu_thread, threads[ARRAY_SIZE(fns)];
-	int i;
+	u64 page, end = nr_poisoned() + RACE_FRAMES;
+
+	while (nr_poisoned() < end) {
+		for (page = 0; page < NR; page++) {
+			poison(g->mem + page * PAGE_SIZE);
+			sched_yield();
+		}
+	}
+}
+
+static void run_race(struct race *r, void (*poison)(void *addr))
+{
+	void (*const steps[])(void *arg, u64 turn) = { user_step, convert_step, punch_step };
+	int i, nr_workers = r->punching ? MAX_WORKERS : MAX_WORKERS - 1;
+	pthread_t vcpu_thread;
 
 	vcpu_arch_set_entry_point(r->vcpu, guest_toucher);
 	vcpu_args_set(r->vcpu, 2, r->g.gpa, NR);
 	kvm_pthread_create(&vcpu_thread, NULL, race_vcpu, r);
-	for (i = 0; i < ARRAY_SIZE(fns); i++)
-		kvm_pthread_create(&threads[i], NULL, fns[i], r);
+	for (i = 0; i < nr_workers; i++)
+		gmem_worker_start(&r->workers[i], steps[i], r, &r->stop, &r->turns[i]);
 
-	inject(r);
+	inject(&r->g, poison);
+	for (i = 0; i < nr_workers; i++)
+		gmem_wait_until(READ_ONCE(r->turns[i]) > NR);
 
 	WRITE_ONCE(r->stop, true);
-	for (i = 0; i < ARRAY_SIZE(fns); i++)
-		kvm_pthread_join(threads[i], NULL);
+	for (i = 0; i < nr_workers; i++)
+		gmem_worker_join(&r->workers[i]);
 	race_finish(r);
 	kvm_pthread_join(vcpu_thread, NULL);
-	ksft_print_msg("%u frames, met %lu times by the guest, %lu by the user\n",
-		       nr_frames, r->guest_errors, r->user_errors);
+	TEST_ASSERT(r->guest_errors && r->user_errors,
+		    "Met %lu times by the guest, %lu by the user",
+		    r->guest_errors, r->user_errors);
+	ksft_print_msg("Met %lu times by the guest, %lu by the user\n",
+		       r->guest_errors, r->user_errors);
 
 	gmem_to_shared(&r->g, 0, NR, GMEM_DISCARD);
 	gmem_host_check_zero(&r->g, 0, NR);
@@ -428,67 +496,49 @@ static void run_race(struct race *r, void (*inject)(struct race *r))
 	give_frames_back();
 }
 
-static void inject_mapped(struct race *r)
-{
-	u64 i, end = gmem_now_ns() + RACE_NS;
-
-	for (i = 0; nr_frames < RACE_FRAMES && gmem_now_ns() < end; i++) {
-		poison_mapped(r->g.mem + i % NR * PAGE_SIZE);
-		sched_yield();
-	}
-}
-
 /*
  * "error_remove_folio is called with the folio locked and takes no
  * invalidate_lock": no deadlock with a punch, which takes them in turn.
  */
-GMEM_TEST(race_shared)
+MAPPED_TEST(race_shared)
 {
 	struct race r = {
-		.vcpu = self->vcpu,
+		.vcpu = vcpu,
 		.convert_flags = { 0, GMEM_DISCARD, GMEM_ZERO, GMEM_PRESERVE },
 		.punching = true,
 	};
 
-	if (!can_poison_mapped())
-		SKIP(return, "No MADV_HWPOISON");
-
-	gmem_new(&r.g, self->vm, NR, GMEM_SHARED_FILE);
-	run_race(&r, inject_mapped);
+	gmem_new(&r.g, vcpu->vm, NR, GMEM_SHARED_FILE);
+	run_race(&r, poison_mapped);
 }
 
 /*
  * A frame may be poisoned by number as long as it is sure to be this file's or
  * poisoned already: only the vCPU's thread removes pages, and only bad ones.
  */
-static void inject_frames(struct race *r)
+static void poison_frame(void *addr)
 {
-	u64 i, frame, end = gmem_now_ns() + RACE_NS;
+	u64 frame;
 
-	for (i = 0; nr_frames < RACE_FRAMES && gmem_now_ns() < end; i++) {
-		frame = page_frame(r->g.mem + i % NR * PAGE_SIZE);
-		if (!frame) {
-			sched_yield();
-			continue;
-		}
-		remember_frame(frame);
-		write_frame("corrupt-pfn", frame);
-	}
+	/* Fails for a page that is private or poisoned; a load would log each of the latter. */
+	if (madvise(addr, PAGE_SIZE, MADV_POPULATE_READ))
+		return;
+
+	frame = page_frame(addr);
+	if (frame)
+		write_number(HWPOISON_DIR "corrupt-pfn", frame);
 }
 
 /* The same for pages that are private by the time the error comes, or not. */
-GMEM_TEST(race_private)
+FRAME_TEST(race_private)
 {
 	struct race r = {
-		.vcpu = self->vcpu,
+		.vcpu = vcpu,
 		.convert_flags = { 0, GMEM_ZERO, GMEM_PRESERVE, 0 },
 	};
 
-	if (!can_poison_frames())
-		SKIP(return, "No " HWPOISON_DIR "corrupt-pfn");
-
-	gmem_new(&r.g, self->vm, NR, GMEM_SHARED_FILE);
-	run_race(&r, inject_frames);
+	gmem_new(&r.g, vcpu->vm, NR, GMEM_SHARED_FILE);
+	run_race(&r, poison_frame);
 }
 
 TEST_HARNESS_MAIN

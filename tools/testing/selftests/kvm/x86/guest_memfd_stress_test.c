@@ -19,7 +19,7 @@ GMEM_DEFINE_SIGBUS();
 #define NR_PAGES	64ul
 #define NR_THREADS	4ul
 #define NR_VCPUS	2ul
-#define DEFAULT_OPS	GMEM_LOOPS(8000)
+#define DEFAULT_OPS	8000
 
 /* One operation of this many is one on the whole file. */
 #define WHOLE_FILE_ONE_IN	64
@@ -99,23 +99,12 @@ static void guest_code(u64 vcpu)
 static void *vcpu_thread(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
-	struct ucall uc;
 
 	for (;;) {
 		vcpu_run(vcpu);
-		switch (get_ucall(vcpu, &uc)) {
-		case UCALL_SYNC:
-			sched_yield();
-			break;
-		case UCALL_DONE:
+		if (gmem_get_ucall(vcpu) == UCALL_DONE)
 			return NULL;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-			break;
-		default:
-			TEST_FAIL("Unexpected exit: %s",
-				  exit_reason_str(vcpu->run->exit_reason));
-		}
+		sched_yield();
 	}
 }
 
@@ -181,9 +170,9 @@ static void op_guest_write(struct stress_thread *t, u64 page)
 
 static u64 random_flags(struct stress_thread *t)
 {
-	static const u64 flags[] = { 0, GMEM_ZERO, GMEM_PRESERVE, GMEM_DISCARD };
+	u32 i = kvm_random_u32(&t->random) % ARRAY_SIZE(gmem_content_flags);
 
-	return flags[kvm_random_u32(&t->random) % ARRAY_SIZE(flags)];
+	return gmem_content_flags[i];
 }
 
 /* The default of this file is PRESERVE. */
@@ -339,7 +328,6 @@ static void *stress_thread(void *arg)
 
 static void start_threads(u32 seed)
 {
-	struct mailbox *boxes = addr_gva2hva(vm, (gva_t)mailboxes);
 	pthread_rwlockattr_t attr;
 	u64 i;
 
@@ -351,7 +339,7 @@ static void start_threads(u32 seed)
 		threads[i] = (struct stress_thread) {
 			.random = new_kvm_random_state(seed + i),
 			.next_val = (i + 1) << 56,
-			.box = &boxes[i],
+			.box = gmem_guest_var(vm, mailboxes[i]),
 			.id = i,
 		};
 		kvm_pthread_create(&threads[i].thread, NULL, stress_thread, &threads[i]);
@@ -394,7 +382,7 @@ static void run_stress(u32 seed)
 		kvm_pthread_join(threads[i].thread, NULL);
 	final_check();
 
-	WRITE_ONCE(*(u64 *)addr_gva2hva(vm, (gva_t)&guest_stop), 1);
+	WRITE_ONCE(*gmem_guest_var(vm, guest_stop), 1);
 	for (i = 0; i < NR_VCPUS; i++)
 		kvm_pthread_join(vcpu_threads[i], NULL);
 	gmem_destroy(&g);
@@ -404,7 +392,7 @@ static void run_stress(u32 seed)
 int main(int argc, char *argv[])
 {
 	u32 seed = gmem_now_ns() % INT32_MAX;
-	u64 nr_ops = DEFAULT_OPS;
+	u64 nr_ops = GMEM_LOOPS(DEFAULT_OPS);
 	int opt;
 
 	while ((opt = getopt(argc, argv, "hs:n:")) != -1) {
@@ -429,7 +417,7 @@ int main(int argc, char *argv[])
 	printf("Seed %u, %lu operations: %s -s %u -n %lu\n", seed,
 	       ops_per_thread * NR_THREADS, argv[0], seed, nr_ops);
 
-	gmem_sigbus_install();
+	gmem_test_init();
 	run_stress(seed);
 	printf("PASS\n");
 	return 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#ifndef __KVM_GMEM_STATE_H
-#define __KVM_GMEM_STATE_H
+#ifndef __LINUX_KVM_GMEM_STATE_H
+#define __LINUX_KVM_GMEM_STATE_H
 
 #include <linux/compiler_attributes.h>
 #include <linux/sizes.h>
@@ -80,6 +80,8 @@ void gmem_state_destroy(struct gmem_state *s);
 bool gmem_state_test(struct gmem_state *s, unsigned long index);
 bool gmem_state_range_is(struct gmem_state *s, unsigned long start,
 			 unsigned long end, bool value);
+bool gmem_state_is_uniform(struct gmem_state *s, unsigned long start,
+			   unsigned long end);
 unsigned long gmem_state_next_change(struct gmem_state *s, unsigned long start,
 				     unsigned long end);
 
@@ -90,4 +92,4 @@ int __must_check gmem_state_prepare(struct gmem_state *s,
 void gmem_state_commit(struct gmem_state *s, struct gmem_state_change *c);
 void gmem_state_abort(struct gmem_state *s, struct gmem_state_change *c);
 
-#endif /* __KVM_GMEM_STATE_H */
+#endif /* __LINUX_KVM_GMEM_STATE_H */

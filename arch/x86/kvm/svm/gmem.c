@@ -1,0 +1,471 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What guest_memfd does for SEV-SNP guests; see kvm_gmem.h.
+ *
+ * The RMP says of each page of the host's memory whether it is a guest's
+ * ("assigned"), whose, and at which guest address.  One entry covers 4 KiB or an
+ * aligned 2 MiB.  A page of a file is assigned at its first private use, not when
+ * its state becomes private; it is taken back when it becomes shared or leaves
+ * the file:
+ *
+ *	shared			unassigned
+ *	private, not used yet	unassigned
+ *	private, in use		assigned, at the size of its folio or smaller
+ *
+ * The host dies of a write to an assigned page.  Hence no such page may reach the
+ * allocator, come what may: if the platform refuses to take a page back, the
+ * page is lost.
+ *
+ * The RMP has no lock.  A page's entry is KVM's to change while it is in a file
+ * and the file's invalidate_lock is held, for write or, to assign a page, for read
+ * together with the folio lock; and once the folio has left the file.  The one
+ * change that others make is that RMP faults of vCPUs split entries.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/file.h>
+#include <linux/highmem.h>
+#include <linux/kvm_gmem.h>
+#include <linux/kvm_host.h>
+#include <linux/pfn.h>
+#include <linux/psp.h>
+#include <linux/psp-sev.h>
+
+#include <asm/cacheflush.h>
+#include <asm/sev.h>
+
+#include "snp_platform.h"
+#include "svm.h"
+
+/* Far more than another CPU's PSMASH or the firmware's look at an entry takes. */
+#define SNP_PSMASH_RETRIES	1000
+
+static bool snp_hw_has_snp(void)
+{
+	return cc_platform_has(CC_ATTR_HOST_SEV_SNP);
+}
+
+static void snp_hw_clflush(u64 pfn, unsigned long nr_pages)
+{
+	clflush_cache_range(__va(PFN_PHYS(pfn)), nr_pages << PAGE_SHIFT);
+}
+
+static int snp_hw_issue_cmd(int fd, int id, void *data, int *error)
+{
+	CLASS(fd, f)(fd);
+
+	if (fd_empty(f))
+		return -EBADF;
+
+	return sev_issue_cmd_external_user(fd_file(f), id, data, error);
+}
+
+#if IS_ENABLED(CONFIG_KVM_GMEM_KUNIT_TEST)
+static
+#endif
+const struct snp_platform_ops snp_hardware = {
+	.has_snp		= snp_hw_has_snp,
+	.lookup			= snp_lookup_rmpentry,
+	.make_private		= rmp_make_private,
+	.make_shared		= rmp_make_shared,
+	.psmash			= psmash,
+	.split_direct_map	= rmp_split_direct_map,
+	.clflush		= snp_hw_clflush,
+	.issue_cmd		= snp_hw_issue_cmd,
+	.do_cmd			= sev_do_cmd,
+};
+
+#if IS_ENABLED(CONFIG_KVM_GMEM_KUNIT_TEST)
+const struct snp_platform_ops *snp_platform = &snp_hardware;
+#endif
+
+/*
+ * Look up a page that is to be taken back.  That no entry covers it is a clear
+ * answer, it was never assigned; any other failure means that no one knows.
+ */
+static int snp_gmem_lookup(kvm_pfn_t pfn, bool *assigned, int *level)
+{
+	int r = snp_platform->lookup(pfn, assigned, level);
+
+	if (r == -EFAULT || r == 1) {
+		*assigned = false;
+		*level = PG_LEVEL_4K;
+		return 0;
+	}
+
+	return r ? -EIO : 0;
+}
+
+/*
+ * Split the 2 MiB RMP entry that covers @pfn.  Must not sleep, as the handler of
+ * RMP faults holds mmu_lock.
+ *
+ * Returns 0 if the entries are of 4 KiB now, by whose hand ever; -EAGAIN if
+ * another CPU or the firmware would not let go of the entry, -EIO if the platform
+ * refuses.
+ */
+int snp_gmem_psmash(kvm_pfn_t pfn)
+{
+	int level, i, r = 0;
+	bool assigned;
+
+	pfn = ALIGN_DOWN(pfn, PTRS_PER_PMD);
+
+	for (i = 0; i < SNP_PSMASH_RETRIES; i++) {
+		r = snp_platform->psmash(pfn);
+		if (r != PSMASH_FAIL_INUSE)
+			break;
+		cpu_relax();
+	}
+	if (!r)
+		return 0;
+
+	/* Who loses a race of two PSMASHes finds nothing left to split. */
+	if (!snp_platform->lookup(pfn, &assigned, &level) && assigned &&
+	    level == PG_LEVEL_4K)
+		return 0;
+
+	return r == PSMASH_FAIL_INUSE ? -EAGAIN : -EIO;
+}
+
+/*
+ * Let 4 KiB pages of the 2 MiB around @pfn change sides one by one.  First what
+ * may fail for want of memory: entries of 4 KiB below a large direct map would
+ * leave that to a conversion that can't fail any more.
+ */
+static int snp_gmem_split(kvm_pfn_t pfn)
+{
+	might_sleep();
+
+	if (snp_platform->split_direct_map(pfn))
+		return -ENOMEM;
+
+	return snp_gmem_psmash(pfn);
+}
+
+/*
+ * A page that a guest has used is encrypted with the guest's key, to the host it
+ * is noise.  Before the launch is finished no guest runs, and the bytes of a
+ * private page are those that the launch will measure.
+ */
+static void snp_gmem_content(struct kvm *kvm, bool to_private,
+			     struct kvm_gmem_content *content)
+{
+	content->allowed = KVM_SET_MEMORY_ATTRIBUTES2_DISCARD;
+	content->dflt = 0;
+
+	if (!to_private) {
+		content->allowed |= KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
+		content->dflt = KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
+	} else if (!kvm->arch.pre_fault_allowed) {
+		content->allowed |= KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE;
+	}
+}
+
+/*
+ * Called for a folio at the edge of a range that leaves the guest.  An entry may
+ * be larger than the folio if that was split, and an RMP fault may have split an
+ * entry, which must not cost the conversion memory.
+ */
+static int snp_gmem_prepare_convert(kvm_pfn_t pfn, int order)
+{
+	bool assigned;
+	int level, r;
+
+	might_sleep();
+
+	if (!snp_platform->has_snp())
+		return 0;
+
+	r = snp_gmem_lookup(pfn, &assigned, &level);
+	if (r || !assigned)
+		return r;
+
+	if (level == PG_LEVEL_2M)
+		return order < PMD_ORDER ? snp_gmem_split(pfn) : 0;
+
+	return snp_platform->split_direct_map(pfn) ? -ENOMEM : 0;
+}
+
+/*
+ * Can all of the 2 MiB around @pfn be assigned by one entry?  Only as a whole,
+ * i.e. if none of its pages is.
+ */
+static bool snp_gmem_can_assign_2m(gfn_t gfn, kvm_pfn_t pfn, int order)
+{
+	bool assigned;
+	int level, i;
+
+	if (order < PMD_ORDER || !IS_ALIGNED(gfn ^ pfn, PTRS_PER_PMD))
+		return false;
+
+	pfn = ALIGN_DOWN(pfn, PTRS_PER_PMD);
+	for (i = 0; i < PTRS_PER_PMD; i++) {
+		if (snp_platform->lookup(pfn + i, &assigned, &level) || assigned)
+			return false;
+	}
+
+	return true;
+}
+
+/*
+ * Assign @pfn to the guest, at @gfn, if it isn't yet.  The naturally aligned range
+ * of @order around @pfn is within one folio, all of which the file shows at the
+ * gfns around @gfn and all of which is private: so it may be assigned as a whole.
+ *
+ * Returns -EINVAL if the VM isn't initialized or the platform refuses, -ENOENT if
+ * no RMP entry covers the page.
+ */
+static int snp_gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order)
+{
+	struct kvm_sev_info *sev = to_kvm_sev_info(kvm);
+	bool assigned;
+	int level, r;
+
+	might_sleep();
+
+	/* ASID 0 would make it the firmware's. */
+	if (!____sev_snp_guest(kvm) || !sev->asid)
+		return -EINVAL;
+
+	r = snp_platform->lookup(pfn, &assigned, &level);
+	if (r) {
+		pr_err_ratelimited("SEV: no RMP entry for GFN 0x%llx PFN 0x%llx, error %d\n",
+				   gfn, pfn, r);
+		return -ENOENT;
+	}
+	if (assigned)
+		return 0;
+
+	level = PG_LEVEL_4K;
+	if (snp_gmem_can_assign_2m(gfn, pfn, order)) {
+		level = PG_LEVEL_2M;
+		pfn = ALIGN_DOWN(pfn, PTRS_PER_PMD);
+		gfn = ALIGN_DOWN(gfn, PTRS_PER_PMD);
+	}
+
+	r = snp_platform->make_private(pfn, gfn_to_gpa(gfn), level, sev->asid, false);
+	if (r) {
+		pr_err_ratelimited("SEV: cannot assign GFN 0x%llx PFN 0x%llx level %d, error %d\n",
+				   gfn, pfn, level, r);
+		return -EINVAL;
+	}
+
+	return 0;
+}
+
+/*
+ * Take back the page at @pfn, or all of the 2 MiB entry that starts there and is
+ * within [@pfn, @end).  Returns how many pages are the host's then; 0 if the
+ * platform refuses.
+ */
+static unsigned long snp_gmem_take_back(kvm_pfn_t pfn, kvm_pfn_t end)
+{
+	unsigned long nr_pages = 1;
+	bool assigned;
+	int level;
+
+	if (snp_gmem_lookup(pfn, &assigned, &level))
+		return 0;
+	if (!assigned)
+		return 1;
+
+	if (level == PG_LEVEL_2M) {
+		if (IS_ALIGNED(pfn, PTRS_PER_PMD) && end - pfn >= PTRS_PER_PMD)
+			nr_pages = PTRS_PER_PMD;
+		else if (snp_gmem_split(pfn))
+			return 0;
+	}
+
+	if (snp_platform->make_shared(pfn, nr_pages > 1 ? PG_LEVEL_2M : PG_LEVEL_4K))
+		return 0;
+
+	/*
+	 * The guest's lines and the host's, of the same page, are not coherent on
+	 * all CPUs.  Before the RMPUPDATE the guest's could still come back.
+	 */
+	snp_platform->clflush(pfn, nr_pages);
+	return nr_pages;
+}
+
+/*
+ * False if any page is still assigned; which ones is then of no interest, as the
+ * caller gives up the folio as a whole.
+ */
+static bool snp_gmem_make_shared(kvm_pfn_t pfn, int order)
+{
+	kvm_pfn_t end = pfn + (1UL << order);
+	unsigned long nr_pages;
+
+	might_sleep();
+
+	if (!snp_platform->has_snp())
+		return true;
+
+	for (; pfn < end; pfn += nr_pages) {
+		nr_pages = snp_gmem_take_back(pfn, end);
+		if (!nr_pages)
+			return false;
+
+		cond_resched();
+	}
+
+	return true;
+}
+
+/*
+ * The folio has left its file, of which neither VM nor mapping may be left.  The
+ * caller is about to drop the file's references; with one more, the folio never
+ * gets to the allocator.
+ *
+ * It isn't put on the host's list of leaked pages, which is threaded through what
+ * may be, or become, the folio's LRU linkage.
+ */
+static void snp_gmem_free_folio(struct folio *folio)
+{
+	if (snp_gmem_make_shared(folio_pfn(folio), folio_order(folio)))
+		return;
+
+	folio_get(folio);
+	pr_err_ratelimited("SEV: %ld pages at PFN 0x%lx are lost, the platform refuses to take them back\n",
+			   folio_nr_pages(folio), folio_pfn(folio));
+}
+
+static const struct address_space_operations snp_gmem_aops =
+	KVM_GMEM_AOPS(snp_gmem_free_folio);
+
+static const struct kvm_gmem_ops snp_gmem_ops = {
+	.create_flags	 = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.zap_on_convert	 = true,
+	.aops		 = &snp_gmem_aops,
+	.content	 = snp_gmem_content,
+	.prepare_convert = snp_gmem_prepare_convert,
+	.make_private	 = snp_gmem_make_private,
+	.make_shared	 = snp_gmem_make_shared,
+	.invalidate	 = sev_gmem_invalidate_range,
+};
+
+const struct kvm_gmem_ops *sev_gmem_ops(struct kvm *kvm)
+{
+	bool is_snp = kvm ? kvm->arch.vm_type == KVM_X86_SNP_VM :
+			    kvm_caps.supported_vm_types & BIT(KVM_X86_SNP_VM);
+
+	return is_snp ? &snp_gmem_ops : NULL;
+}
+
+/*
+ * The largest level at which the guest may map @pfn, 0 for no limit.  A nested
+ * mapping that is larger than the RMP entry makes the guest fault for ever.
+ */
+int sev_gmem_max_mapping_level(struct kvm *kvm, kvm_pfn_t pfn, bool is_private)
+{
+	bool assigned;
+	int level;
+
+	if (kvm->arch.vm_type != KVM_X86_SNP_VM)
+		return 0;
+
+	if (snp_platform->lookup(pfn, &assigned, &level) || !assigned)
+		return PG_LEVEL_4K;
+
+	return level;
+}
+
+/*
+ * Get a page back that the firmware didn't take: as long as a launch hasn't made
+ * it valid it is immutable, even to the host.  If that fails the page stays in the
+ * file, assigned, and is lost when it leaves it.
+ */
+static int snp_gmem_reclaim(struct kvm *kvm, kvm_pfn_t pfn)
+{
+	struct sev_data_snp_page_reclaim data = {
+		.paddr = __sme_set(pfn_to_hpa(pfn)),
+	};
+	int fw_error = 0;
+	int r;
+
+	r = snp_platform->do_cmd(SEV_CMD_SNP_PAGE_RECLAIM, &data, &fw_error);
+	if (!r && !snp_gmem_take_back(pfn, pfn + 1))
+		r = -EFAULT;
+
+	if (KVM_BUG(r, kvm, "Failed to reclaim PFN 0x%llx, error %d, firmware error %d",
+		    pfn, r, fw_error))
+		return -EIO;
+
+	return 0;
+}
+
+/*
+ * LAUNCH_UPDATE of @pfn has failed with @r.  If the firmware finds fault with the
+ * content of a CPUID page, it writes what it would have accepted, unencrypted,
+ * for user space to see: in the source page if there is one, else in the page
+ * itself, which -EBADMSG tells kvm_gmem_populate() to hand over.
+ */
+static int snp_gmem_launch_failed(struct kvm *kvm, kvm_pfn_t pfn, struct page *src_page,
+				  struct snp_gmem_launch *launch, int r)
+{
+	if (snp_gmem_reclaim(kvm, pfn))
+		return r;
+
+	if (launch->type != KVM_SEV_SNP_PAGE_TYPE_CPUID ||
+	    launch->fw_error != SEV_RET_INVALID_PARAM)
+		return r;
+
+	if (!src_page) {
+		launch->rejected = true;
+		return -EBADMSG;
+	}
+
+	copy_highpage(src_page, pfn_to_page(pfn));
+	set_page_dirty_lock(src_page);
+	return r;
+}
+
+/*
+ * Load one page of the guest's initial image, the bytes of @src_page or, if it is
+ * NULL, those that are in the page already.  On failure the page is as private
+ * and as unassigned as before, unless even that fails and ends the VM.
+ *
+ * slots_lock and the file's invalidate_lock are held, the latter for write.
+ * Returns -EEXIST if the page is the guest's already, -EINVAL if it can't be.
+ */
+int snp_gmem_post_populate(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
+			   struct page *src_page, void *opaque)
+{
+	struct kvm_sev_info *sev = to_kvm_sev_info(kvm);
+	struct sev_data_snp_launch_update update = {};
+	struct snp_gmem_launch *launch = opaque;
+	bool assigned;
+	int level, r;
+
+	might_sleep();
+
+	r = snp_platform->lookup(pfn, &assigned, &level);
+	if (r || assigned) {
+		pr_debug("%s: GFN 0x%llx isn't unassigned, error %d\n", __func__, gfn, r);
+		return r ? -EINVAL : -EEXIST;
+	}
+
+	/* The host's last write. */
+	if (src_page)
+		copy_highpage(pfn_to_page(pfn), src_page);
+
+	r = snp_platform->make_private(pfn, gfn_to_gpa(gfn), PG_LEVEL_4K, sev->asid, true);
+	if (!r) {
+		update.gctx_paddr = __psp_pa(sev->snp_context);
+		update.address = __sme_set(pfn_to_hpa(pfn));
+		update.page_size = PG_LEVEL_TO_RMP(PG_LEVEL_4K);
+		update.page_type = launch->type;
+
+		r = snp_platform->issue_cmd(launch->sev_fd, SEV_CMD_SNP_LAUNCH_UPDATE,
+					    &update, &launch->fw_error);
+		if (r)
+			r = snp_gmem_launch_failed(kvm, pfn, src_page, launch, r);
+	}
+
+	if (r)
+		pr_debug("%s: GFN 0x%llx, error %d, firmware error %d\n", __func__,
+			 gfn, r, launch->fw_error);
+	return r;
+}

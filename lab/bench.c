@@ -1,0 +1,585 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The benchmark: boots our kernel and the base in the same emulated machine, one
+ * after the other, runs the same program on both, and compares.
+ *
+ *   bench [-q] [-o GROUPS] [-k KERNELS] [-a ARGUMENTS] [-b IMAGE] [-n IMAGE] [-i INITRD]
+ *
+ *     -q  quick: what takes long on the base is measured on less, and multiplied
+ *     -o  only these groups of operations, by comma (see the program's -h)
+ *     -k  only these kernels, by comma: base, ours
+ *     -a  more arguments for the program
+ *     -b  another kernel image for the base
+ *     -n  another one for ours
+ *     -i  another initramfs
+ *
+ * The machine's clock counts instructions (-icount), so the figures are the
+ * same at every run, whatever else the host does.  It is started at the top of
+ * the project, by make; PID 1 and its protocol are the lab's (lab/init.c), the
+ * lines of the program are told in guest_memfd_bench.c of the selftests.
+ *
+ * Prints a table; the same and more goes to build/bench/bench.json.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PROGRAM		"guest_memfd_bench"
+#define LOGS		"build/logs/bench"
+#define OUT		"build/bench"
+#define VERDICT_FD	9
+#define MAX_ROWS	512
+
+/* The longest call of the base is over in two minutes on a slow host. */
+#define SILENCE_MS	(30 * 60 * 1000LL)
+
+/* In the machine's time, hence in instructions: never reached. */
+#define PROGRAM_SECONDS	1000000
+
+/* Slower by more than this is worth a mark. */
+#define TOLERANCE	1.03
+
+#define MACHINE								\
+	"qemu-system-x86_64 -M q35 -accel tcg "				\
+	"-icount shift=0,sleep=off -cpu max,phys-bits=48 -smp 1 -m 6G"
+#define CMDLINE								\
+	"console=ttyS0 panic=-1 printk.devkmsg=on kunit.autorun=0 "	\
+	"no_hash_pointers"
+
+enum { BASE, OURS, NR_KERNELS };
+
+struct kernel {
+	const char *name;
+	const char *image;
+	bool	wanted;
+	bool	failed;
+	char	why[256];	/* it failed */
+	char	release[128];
+	char	clock[128];
+	char	unit[16];
+	char	group[96];
+	int	nr_rows;
+	long	seconds;
+};
+
+struct figure {
+	bool	there;
+	unsigned long long value, min, max, factor, samples, zeroed;
+};
+
+struct row {
+	char	id[64];
+	char	unit[16];
+	char	against[64];	/* the base's row that does the same job, or "-" */
+	char	label[128];
+	char	group[96];	/* its title */
+	struct figure fig[NR_KERNELS];
+};
+
+static struct kernel kernels[NR_KERNELS] = {
+	{ .name = "base", .image = "build/base/x86/arch/x86/boot/bzImage", .wanted = true },
+	{ .name = "ours", .image = "build/x86/arch/x86/boot/bzImage", .wanted = true },
+};
+
+static struct row rows[MAX_ROWS];
+static int nr_rows;
+static const char *initrd = "build/x86/initramfs.cpio";
+static char arguments[256];
+
+/* Instructions that zero a page, as the program found. */
+static unsigned long long zero_page;
+
+static void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("lab: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+	exit(2);
+}
+
+static long long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+/* ---- The machine ---- */
+
+struct machine {
+	struct kernel *k;
+	pid_t	pid;
+	int	port;
+	FILE	*log;
+	long long start;
+	size_t	len;
+	char	buf[8192];
+};
+
+static void boot(struct machine *m, struct kernel *k)
+{
+	char cmd[2048];
+	int sv[2];
+
+	*m = (struct machine) { .k = k, .start = now_ms() };
+	snprintf(cmd, sizeof(cmd), LOGS "/%s.log", k->name);
+	m->log = fopen(cmd, "w");
+	if (!m->log || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
+		die("%s: %s", cmd, strerror(errno));
+	snprintf(cmd, sizeof(cmd),
+		 "exec " MACHINE " -nodefaults -no-user-config -display none -no-reboot "
+		 "-serial file:" LOGS "/%s-console.log -device virtio-serial-pci "
+		 "-chardev socket,id=verdict,fd=%d "
+		 "-device virtserialport,chardev=verdict,name=lab.verdict "
+		 "-kernel %s -initrd %s -append '" CMDLINE "' >" LOGS "/%s-qemu.log 2>&1",
+		 k->name, VERDICT_FD, k->image, initrd, k->name);
+	fflush(NULL);
+	m->pid = fork();
+	if (!m->pid) {
+		/* Nobody else would end it when the driver is killed. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(sv[1], VERDICT_FD);
+		execl("/bin/sh", "sh", "-c", cmd, NULL);
+		_exit(127);
+	}
+	close(sv[1]);
+	m->port = sv[0];
+}
+
+static void end(struct machine *m)
+{
+	kill(m->pid, SIGKILL);
+	waitpid(m->pid, NULL, 0);
+	close(m->port);
+	fclose(m->log);
+	m->k->seconds = (now_ms() - m->start) / 1000;
+}
+
+static void fail(struct machine *m, const char *fmt, ...)
+{
+	va_list ap;
+
+	/* The first reason is the one that explains. */
+	if (m->k->failed)
+		return;
+	m->k->failed = true;
+	va_start(ap, fmt);
+	vsnprintf(m->k->why, sizeof(m->k->why), fmt, ap);
+	va_end(ap);
+}
+
+/* The next line without its newline, or NULL when the machine is dead or silent. */
+static char *get_line(struct machine *m, char *line, size_t size)
+{
+	struct pollfd fd = { m->port, POLLIN, 0 };
+	ssize_t n;
+	char *nl;
+
+	while (!(nl = memchr(m->buf, '\n', m->len))) {
+		if (m->len == sizeof(m->buf))
+			m->len = 0;
+		if (poll(&fd, 1, SILENCE_MS) <= 0) {
+			fail(m, "silent for %lld minutes", SILENCE_MS / 60000);
+			return NULL;
+		}
+		n = read(m->port, m->buf + m->len, sizeof(m->buf) - m->len);
+		if (n <= 0) {
+			fail(m, "the machine died");
+			return NULL;
+		}
+		m->len += n;
+	}
+	*nl++ = '\0';
+	snprintf(line, size, "%s", m->buf);
+	m->len -= nl - m->buf;
+	memmove(m->buf, nl, m->len);
+	return line;
+}
+
+/* ---- What the program says ---- */
+
+static struct row *find_row(const char *id)
+{
+	int i;
+
+	for (i = 0; i < nr_rows; i++)
+		if (!strcmp(rows[i].id, id))
+			return &rows[i];
+	return NULL;
+}
+
+static void take_row(struct machine *m, const char *text)
+{
+	struct row r = { .id = "" }, *old;
+	struct figure f = { .there = true };
+
+	if (sscanf(text, "row\t%63[^\t]\t%llu\t%15[^\t]\t%llu\t%llu\t%llu\t%llu\t%llu\t%63[^\t]\t%127[^\n]",
+		   r.id, &f.value, r.unit, &f.factor, &f.min, &f.max, &f.samples,
+		   &f.zeroed, r.against, r.label) != 10) {
+		fail(m, "not understood: %.100s", text);
+		return;
+	}
+	old = find_row(r.id);
+	if (!old) {
+		if (nr_rows == MAX_ROWS)
+			die("more than %d rows", MAX_ROWS);
+		old = &rows[nr_rows++];
+		*old = r;
+		snprintf(old->group, sizeof(old->group), "%s", m->k->group);
+	}
+	old->fig[m->k - kernels] = f;
+	m->k->nr_rows++;
+	if (!strcmp(r.id, "zero-page"))
+		zero_page = f.value;
+}
+
+static void take_info(struct kernel *k, const char *text)
+{
+	sscanf(text, "info\tkernel\t%127[^\n]", k->release);
+	sscanf(text, "info\tclock\t%127[^\n]", k->clock);
+	sscanf(text, "group\t%95[^\n]", k->group);
+	sscanf(text, "info\tunit\t%15[^\n]", k->unit);
+}
+
+/* One line that is drawn again; a line each where that cannot be done. */
+static void show(const struct machine *m, const char *what)
+{
+	printf(isatty(1) ? "\r\033[K%s: %lld s, %d rows: %s" : "%s: %lld s, %d rows: %s\n",
+	       m->k->name, (now_ms() - m->start) / 1000, m->k->nr_rows, what);
+	fflush(stdout);
+}
+
+/* Until @until.  Everything goes to the log. */
+static bool follow(struct machine *m, const char *until)
+{
+	char line[2048];
+
+	while (get_line(m, line, sizeof(line))) {
+		const char *text = !strncmp(line, "out ", 4) ? line + 4 : "";
+
+		fprintf(m->log, "%s\n", *text ? text : line);
+		fflush(m->log);
+		if (!strncmp(line, "bad ", 4))
+			fail(m, "kernel: %.150s", line + 4);
+		if (!strncmp(text, "at\t", 3))
+			show(m, text + 3);
+		if (!strncmp(text, "row\t", 4))
+			take_row(m, text);
+		if (!strncmp(text, "info\t", 5) || !strncmp(text, "group\t", 6))
+			take_info(m->k, text);
+		if (strncmp(line, until, strlen(until)))
+			continue;
+		if (!strncmp(line, "end ", 4) && atoi(line + 4))
+			fail(m, "the program failed (status %d)", atoi(line + 4));
+		return true;
+	}
+	return false;
+}
+
+static void run(struct kernel *k)
+{
+	char cmd[512];
+	struct machine m;
+	int n;
+
+	if (access(k->image, R_OK) || access(initrd, R_OK))
+		die("%s or %s: %s", k->image, initrd, strerror(errno));
+	boot(&m, k);
+	show(&m, "booting");
+	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", PROGRAM, PROGRAM_SECONDS,
+		     PROGRAM, arguments);
+	if (follow(&m, "ready") && write(m.port, cmd, n) == n)
+		follow(&m, "end ");
+	end(&m);
+	if (!k->failed && strcmp(k->unit, "insn"))
+		fail(&m, "the machine's clock does not count instructions: %s", k->clock);
+	if (isatty(1))
+		printf("\r\033[K");
+	if (k->failed)
+		printf("%s: FAILED: %s; log %s/%s.log\n", k->name, k->why, LOGS, k->name);
+	else
+		printf("%s: %d rows in %ld s\n", k->name, k->nr_rows, k->seconds);
+}
+
+/* ---- The table ---- */
+
+/* The base's figure for @r: its own, or that of the row which does the same job. */
+static const struct figure *base_figure(const struct row *r)
+{
+	const struct row *other = find_row(r->against);
+
+	if (r->fig[BASE].there || !other)
+		return &r->fig[BASE];
+	return &other->fig[BASE];
+}
+
+/* 1234567 as "1,234,567" */
+static const char *grouped(char *buf, size_t size, unsigned long long v)
+{
+	char digits[32];
+	int i, n = snprintf(digits, sizeof(digits), "%llu", v);
+	size_t at = 0;
+
+	for (i = 0; i < n && at + 2 < size; i++) {
+		buf[at++] = digits[i];
+		if ((n - i - 1) % 3 == 0 && i + 1 < n)
+			buf[at++] = ',';
+	}
+	buf[at] = '\0';
+	return buf;
+}
+
+/* What the table has of a figure: in brackets if of another row, "*" if multiplied. */
+static void cell(char *buf, size_t size, const struct row *r, const struct figure *f,
+		 bool other)
+{
+	bool bytes = !strcmp(r->unit, "bytes");
+	unsigned long long v = f->value;
+	const char *unit = "";
+	char number[48];
+
+	if (!f->there) {
+		snprintf(buf, size, "n/a");
+		return;
+	}
+	if (bytes && v >= 1024) {
+		v = (v + 512) / 1024;
+		unit = " KiB";
+	} else if (!bytes && v >= 1000000000) {
+		v = (v + 500000) / 1000000;
+		unit = " M";
+	}
+	if (!bytes && !*unit && v >= 10000000)
+		snprintf(number, sizeof(number), "%.1f M", v / 1e6);
+	else
+		grouped(number, sizeof(number), v);
+	snprintf(buf, size, "%s%s%s%s%s", other ? "(" : "", number, unit,
+		 other ? ")" : "", f->factor > 1 ? "*" : "");
+}
+
+static double ratio(const struct row *r, bool zeroing)
+{
+	const struct figure *b = base_figure(r), *o = &r->fig[OURS];
+	double base = b->value, ours = o->value;
+
+	if (!b->there || !o->there)
+		return 0;
+	if (!zeroing) {
+		base -= (double)b->zeroed * b->factor * zero_page;
+		ours -= (double)o->zeroed * o->factor * zero_page;
+	}
+	return ours > 0 && base > 0 ? base / ours : 0;
+}
+
+static void ratio_cell(char *buf, size_t size, double r)
+{
+	if (!r)
+		snprintf(buf, size, "-");
+	else if (r >= 1000)
+		grouped(buf, size, (unsigned long long)(r + 0.5));
+	else
+		snprintf(buf, size, r >= 100 ? "%.0f" : r >= 10 ? "%.1f" : "%.2f", r);
+}
+
+static bool is_slower(const struct row *r)
+{
+	double all = ratio(r, true);
+
+	return all && all * TOLERANCE < 1;
+}
+
+static void print_row(const struct row *r)
+{
+	const struct figure *b = base_figure(r);
+	char base[64], ours[64], all[32], rest[32] = "";
+
+	cell(base, sizeof(base), r, b, b != &r->fig[BASE]);
+	cell(ours, sizeof(ours), r, &r->fig[OURS], false);
+	ratio_cell(all, sizeof(all), ratio(r, true));
+	if (b->zeroed || r->fig[OURS].zeroed)
+		ratio_cell(rest, sizeof(rest), ratio(r, false));
+	printf("  %-52s %15s %15s %10s%s %10s\n", r->label, base, ours, all,
+	       is_slower(r) ? "!" : " ", rest);
+}
+
+static void print_table(void)
+{
+	int i, slower = 0;
+
+	printf("\n%-54s %15s %15s %10s  %10s\n", "operation", "base", "ours", "ratio",
+	       "no zeroing");
+	for (i = 0; i < nr_rows; i++) {
+		if (i && strcmp(rows[i].group, rows[i - 1].group))
+			printf("\n%s\n", rows[i].group);
+		print_row(&rows[i]);
+		slower += is_slower(&rows[i]);
+	}
+	printf("\nInstructions, unless a unit is given; whole calls as user space sees them.\n"
+	       "ratio: base / ours.  no zeroing: the same without the %llu instructions that\n"
+	       "zero a page.  * measured on less, and multiplied.  ( ) the base's way of doing\n"
+	       "what the row does.  n/a: this kernel has no such thing.\n", zero_page);
+	if (slower)
+		printf("! %d slower than the base by more than 3 %%\n", slower);
+}
+
+/* ---- JSON ---- */
+
+static void put_string(FILE *f, const char *key, const char *text)
+{
+	fprintf(f, "\"%s\": \"", key);
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			fputc('\\', f);
+		fputc((unsigned char)*text < ' ' ? ' ' : *text, f);
+	}
+	fputc('"', f);
+}
+
+static void put_figure(FILE *f, const char *key, const struct figure *fig)
+{
+	if (!fig->there) {
+		fprintf(f, "\"%s\": null", key);
+		return;
+	}
+	fprintf(f, "\"%s\": {\"value\": %llu, \"min\": %llu, \"max\": %llu, "
+		"\"samples\": %llu, \"factor\": %llu, \"zeroed\": %llu}",
+		key, fig->value, fig->min, fig->max, fig->samples, fig->factor,
+		fig->zeroed);
+}
+
+static void put_row(FILE *f, const struct row *r)
+{
+	fprintf(f, "    {");
+	put_string(f, "id", r->id);
+	fprintf(f, ", ");
+	put_string(f, "label", r->label);
+	fprintf(f, ", ");
+	put_string(f, "group", r->group);
+	fprintf(f, ",\n     ");
+	put_string(f, "unit", r->unit);
+	fprintf(f, ", ");
+	put_string(f, "against", strcmp(r->against, "-") ? r->against : r->id);
+	fprintf(f, ",\n     ");
+	put_figure(f, "base", &r->fig[BASE]);
+	fprintf(f, ",\n     ");
+	put_figure(f, "ours", &r->fig[OURS]);
+	fprintf(f, ",\n     \"ratio\": %.4f, \"ratio_without_zeroing\": %.4f}",
+		ratio(r, true), ratio(r, false));
+}
+
+static void write_json(const char *path)
+{
+	FILE *f = fopen(path, "w");
+	int i;
+
+	if (!f)
+		die("%s: %s", path, strerror(errno));
+	fprintf(f, "{\n  \"format\": 1,\n  ");
+	put_string(f, "machine", MACHINE);
+	fprintf(f, ",\n  ");
+	put_string(f, "arguments", arguments);
+	fprintf(f, ",\n  \"zero_page\": %llu,\n", zero_page);
+	for (i = 0; i < NR_KERNELS; i++) {
+		fprintf(f, "  \"%s\": {", kernels[i].name);
+		put_string(f, "kernel", kernels[i].release);
+		fprintf(f, ", ");
+		put_string(f, "clock", kernels[i].clock);
+		fprintf(f, ", \"complete\": %s, \"seconds\": %ld},\n",
+			kernels[i].wanted && !kernels[i].failed ? "true" : "false",
+			kernels[i].seconds);
+	}
+	fprintf(f, "  \"rows\": [\n");
+	for (i = 0; i < nr_rows; i++) {
+		put_row(f, &rows[i]);
+		fprintf(f, "%s\n", i + 1 < nr_rows ? "," : "");
+	}
+	fprintf(f, "  ]\n}\n");
+	if (fclose(f))
+		die("%s: %s", path, strerror(errno));
+}
+
+/* ---- The command line ---- */
+
+static void add_argument(const char *option, const char *value)
+{
+	size_t len = strlen(arguments);
+
+	snprintf(arguments + len, sizeof(arguments) - len, "%s%s%s%s", len ? " " : "",
+		 option, *option ? " " : "", value);
+}
+
+static void want_kernels(const char *list)
+{
+	int i;
+
+	for (i = 0; i < NR_KERNELS; i++)
+		kernels[i].wanted = strstr(list, kernels[i].name);
+}
+
+static bool set_option(int c)
+{
+	switch (c) {
+	case 'q':
+		add_argument("-b", "3000");
+		return true;
+	case 'o':
+		add_argument("-o", optarg);
+		return true;
+	case 'a':
+		add_argument("", optarg);
+		return true;
+	case 'k':
+		want_kernels(optarg);
+		return true;
+	case 'b':
+		kernels[BASE].image = optarg;
+		return true;
+	case 'n':
+		kernels[OURS].image = optarg;
+		return true;
+	case 'i':
+		initrd = optarg;
+		return true;
+	}
+	return false;
+}
+
+int main(int argc, char **argv)
+{
+	int c, i, bad = 0;
+
+	while ((c = getopt(argc, argv, "qo:a:k:b:n:i:")) != -1)
+		if (!set_option(c))
+			return 2;
+	if (system("mkdir -p " LOGS " " OUT))
+		die("cannot make " LOGS " and " OUT);
+	signal(SIGPIPE, SIG_IGN);
+	/* Ours first: it has all rows, and gives their order. */
+	for (i = NR_KERNELS - 1; i >= 0; i--) {
+		if (!kernels[i].wanted)
+			continue;
+		run(&kernels[i]);
+		bad |= kernels[i].failed;
+	}
+	print_table();
+	write_json(OUT "/bench.json");
+	printf("%s/bench.json has all figures\n", OUT);
+	return bad;
+}

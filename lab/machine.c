@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The platforms, and one booted machine: QEMU's command, its process, the
+ * verdict port (see lab/init.c), what the console says when it dies.
+ */
+#define _GNU_SOURCE
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "runner.h"
+
+#define VERDICT_FD	9
+
+#define QEMU_X86							\
+	"qemu-system-x86_64 -M q35 -accel tcg,thread=single "		\
+	"-cpu max,phys-bits=48 -smp 2 -m 4G"
+#define QEMU_ARM64							\
+	"qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 "	\
+	"-accel tcg,thread=single -cpu max -smp 2 -m 4G"
+#define CMDLINE								\
+	"panic=-1 printk.devkmsg=on kunit.autorun=0 log_buf_len=4M no_hash_pointers "
+
+/*
+ * A NAME=value that the kernel does not know goes to the environment of PID 1,
+ * and so to the tests.  GMEM_SCALE is how many per cent of their loops those that
+ * race shall turn: the debug kernel is 5 to 30 times slower under emulation.
+ */
+const struct platform platforms[NR_PLATFORMS] = {
+	{ "x86", "x86", "x86", QEMU_X86, "arch/x86/boot/bzImage",
+	  "ttyS", CMDLINE "numa=fake=2", "kvm_amd", 1 },
+	{ "x86-debug", "x86", "x86-debug", QEMU_X86, "arch/x86/boot/bzImage",
+	  "ttyS", CMDLINE "numa=fake=2 GMEM_SCALE=20", "kvm_amd", 5 },
+	{ "arm64", "arm64", "arm64", QEMU_ARM64, "arch/arm64/boot/Image",
+	  "ttyAMA", CMDLINE "kvm-arm.mode=nvhe", "Hyp nVHE mode initialized",
+	  1 },
+	{ "arm64-protected", "arm64", "arm64", QEMU_ARM64,
+	  "arch/arm64/boot/Image",
+	  "ttyAMA", CMDLINE "kvm-arm.mode=protected",
+	  "mode initialized successfully", 1 },
+	{ "host", "host", NULL, NULL, NULL, NULL, NULL, NULL, 1 },
+};
+
+long long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+/*
+ * The QEMU command.  Without @words: for the runner, with the verdict port and
+ * the console in a file.  With @words (for the kernel command line): on this
+ * terminal; with @console the kernel's messages go to that file, and the
+ * terminal is the second serial port.
+ */
+void qemu_command(const struct platform *p, const char *words, const char *initrd,
+		  const char *console, char *buf, size_t size)
+{
+	char serial[512], image[256];
+
+	if (!words)
+		snprintf(serial, sizeof(serial),
+			 "-chardev file,id=console,path=build/logs/%s/console.log,"
+			 "append=on -serial chardev:console "
+			 "-device virtio-serial-pci "
+			 "-chardev socket,id=verdict,fd=%d "
+			 "-device virtserialport,chardev=verdict,name=lab.verdict",
+			 p->name, VERDICT_FD);
+	else if (console)
+		snprintf(serial, sizeof(serial), "-serial file:%s -serial stdio",
+			 console);
+	else
+		snprintf(serial, sizeof(serial), "-serial mon:stdio");
+	snprintf(image, sizeof(image), "build/%s/initramfs.cpio", p->kernel);
+	snprintf(buf, size,
+		 "%s -nodefaults -no-user-config -display none -no-reboot %s "
+		 "-kernel build/%s/%s -initrd %s -append 'console=%s0 %s %s'",
+		 p->qemu, serial, p->kernel, p->image, initrd ? initrd : image,
+		 p->console, p->cmdline, words ? words : "");
+}
+
+static void exec_qemu(const struct platform *p, int port)
+{
+	char cmd[3000], shell[3200];
+
+	qemu_command(p, NULL, NULL, NULL, cmd, sizeof(cmd));
+	snprintf(shell, sizeof(shell), "exec %s >>build/logs/%s/qemu.log 2>&1",
+		 cmd, p->name);
+	setpgid(0, 0);
+	/* Nobody else would end it when the runner is killed. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	dup2(port, VERDICT_FD);
+	execl("/bin/sh", "sh", "-c", shell, NULL);
+	_exit(127);
+}
+
+/* Start QEMU; false: it cannot be started. */
+bool boot_machine(struct machine *m, const struct platform *p)
+{
+	char console[256];
+	struct stat st;
+	int sv[2];
+
+	memset(m, 0, sizeof(*m));
+	m->p = p;
+	m->port = -1;
+	snprintf(console, sizeof(console), "build/logs/%s/console.log", p->name);
+	m->console = stat(console, &st) ? 0 : st.st_size;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
+		return false;
+	m->pid = fork();
+	if (!m->pid)
+		exec_qemu(p, sv[1]);
+	close(sv[1]);
+	m->port = sv[0];
+	return m->pid > 0;
+}
+
+/* End the machine: nicely if it answers within ten seconds. */
+void end_machine(struct machine *m)
+{
+	int i;
+
+	/* kill(-1, ...) would end much more. */
+	if (m->pid <= 0)
+		goto out;
+	if (write(m->port, "off\n", 4) == 4)
+		for (i = 0; i < 100; i++) {
+			if (waitpid(m->pid, NULL, WNOHANG) == m->pid)
+				goto out;
+			usleep(100000);
+		}
+	kill(m->pid, SIGKILL);
+	waitpid(m->pid, NULL, 0);
+out:
+	close(m->port);
+}
+
+/*
+ * The next line from the machine, without its newline.  NULL: end of file or
+ * @deadline (ms); *died tells which.
+ */
+static char *get_line(struct machine *m, char *line, size_t size,
+		      long long deadline, bool *died)
+{
+	struct pollfd fd = { m->port, POLLIN, 0 };
+	ssize_t n;
+	char *nl;
+
+	*died = false;
+	while (!(nl = memchr(m->buf, '\n', m->len))) {
+		long long left = deadline - now_ms();
+
+		if (left <= 0)
+			return NULL;
+		if (m->len == sizeof(m->buf))
+			m->len = 0;
+		if (poll(&fd, 1, left) <= 0)
+			continue;
+		n = read(m->port, m->buf + m->len, sizeof(m->buf) - m->len);
+		if (n <= 0) {
+			*died = true;
+			return NULL;
+		}
+		m->len += n;
+	}
+	*nl++ = '\0';
+	snprintf(line, size, "%s", m->buf);
+	m->len -= nl - m->buf;
+	memmove(m->buf, nl, m->len);
+	return line;
+}
+
+/* In @buf: the first line of @f that has a word of a death; false: none has. */
+static bool find_word(FILE *f, char *buf, size_t size)
+{
+	static const char * const words[] = {
+		"Kernel panic", "BUG:", "Oops", "hyp panic", "kernel BUG",
+	};
+	char line[1024], *at;
+	size_t i;
+
+	while (fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\r\n")] = '\0';
+		for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+			at = strstr(line, words[i]);
+			if (!at)
+				continue;
+			snprintf(buf, size, "the machine died: %.120s", at);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Why the machine died, in @buf: what its console says, else QEMU itself. */
+static void find_death(const struct machine *m, char *buf, size_t size)
+{
+	char path[128], line[1024];
+	FILE *f;
+
+	snprintf(buf, size, "the machine died");
+	snprintf(path, sizeof(path), "build/logs/%s/qemu.log", m->p->name);
+	f = fopen(path, "r");
+	if (f && fgets(line, sizeof(line), f))
+		snprintf(buf, size, "%.*s", (int)strcspn(line, "\n"), line);
+	if (f)
+		fclose(f);
+	snprintf(path, sizeof(path), "build/logs/%s/console.log", m->p->name);
+	f = fopen(path, "r");
+	if (!f)
+		return;
+	fseek(f, m->console, SEEK_SET);
+	find_word(f, buf, size);
+	fclose(f);
+}
+
+/* Copy the console's end to the log of a test during which the machine died. */
+static void append_console(const struct platform *p, FILE *log)
+{
+	char path[128], buf[4096];
+	size_t n;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "build/logs/%s/console.log", p->name);
+	f = fopen(path, "r");
+	if (!f)
+		return;
+	fputs("---- console ----\n", log);
+	fseek(f, -16384, SEEK_END);
+	while ((n = fread(buf, 1, sizeof(buf), f)))
+		fwrite(buf, 1, n, log);
+	fclose(f);
+}
+
+/* Take one line of the machine's into @log and @o. */
+static void take_line(struct machine *m, const char *line, FILE *log,
+		      struct outcome *o)
+{
+	bool bad = !strncmp(line, "bad ", 4);
+
+	if (!strncmp(line, "out ", 4)) {
+		fprintf(log, "%s\n", line + 4);
+		count_ktap(o, line + 4);
+	}
+	if (!bad && strncmp(line, "kmsg ", 5))
+		return;
+	fprintf(log, "[kernel] %s\n", strchr(line, ' ') + 1);
+	if (m->p->says && strstr(line, m->p->says))
+		m->said = true;
+	if (bad && !o->bad[0])
+		snprintf(o->bad, sizeof(o->bad), "%.150s", line + 4);
+}
+
+/*
+ * Read the machine's lines into @log and @o until "ready" (boot) or "end".
+ * Returns true when it came; else @o says why not.
+ */
+bool follow(struct machine *m, FILE *log, struct outcome *o, const char *until,
+	    long long deadline)
+{
+	char line[2048], why[160];
+	bool died;
+
+	while (get_line(m, line, sizeof(line), deadline, &died)) {
+		take_line(m, line, log, o);
+		if (!strncmp(line, until, strlen(until))) {
+			o->status = 0;
+			sscanf(line, "end %d %lld", &o->status, &o->ms);
+			return true;
+		}
+	}
+	if (died) {
+		/* QEMU may still be writing the console's last lines. */
+		usleep(300000);
+		find_death(m, why, sizeof(why));
+	}
+	fail_outcome(o, "%s", died ? why : "no answer from the machine");
+	append_console(m->p, log);
+	return false;
+}

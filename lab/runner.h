@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the parts of the lab's runner share; runner.c has the overview. */
+#ifndef LAB_RUNNER_H
+#define LAB_RUNNER_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#define MAX_TESTS	256
+#define NR_PLATFORMS	5
+#define STATUS_TIMEOUT	512
+
+struct platform {
+	const char *name;	/* as printed and selected */
+	const char *family;
+	const char *kernel;	/* make image-KERNEL; build/KERNEL; NULL: host */
+	const char *qemu;
+	const char *image;	/* below build/KERNEL */
+	const char *console;
+	const char *cmdline;
+	const char *says;	/* what the kernel log must have at boot */
+	double slow;		/* time-out factor of its own */
+};
+
+/* A line of lab/tests */
+struct test {
+	char	name[64];
+	char	platforms[128];
+	int	seconds;
+	char	args[256];
+};
+
+struct totals {
+	int	passed, failed, skipped;
+};
+
+/* What is known of the test that runs. */
+struct outcome {
+	const struct platform *p;
+	const char	*name;
+	int		plan;		/* 1..N, -1: none seen */
+	int		ok, not_ok, skip;
+	int		status;		/* see lab/init.c; -1: no verdict */
+	long long	ms;
+	char		reason[160];	/* the last SKIP reason */
+	char		unexpected[320]; /* first skipped case that is not expected */
+	char		bad[200];	/* first bad line of the kernel log */
+};
+
+/* A booted machine. */
+struct machine {
+	const struct platform *p;
+	pid_t	pid;
+	int	port;
+	long	console;	/* where this boot begins in console.log */
+	bool	said;		/* the kernel said p->says */
+	size_t	len;
+	char	buf[8192];
+};
+
+/* tests.c: what is to run, and what counts as passed */
+extern const char *only_arch, *only_test;
+extern struct totals *totals;	/* [NR_PLATFORMS], shared with the children */
+
+void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+void put_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void read_table(const char *path);
+int select_tests(const struct platform *p, struct test **list);
+void log_path(char *buf, size_t size, const struct platform *p, const char *name);
+void start_outcome(struct outcome *o, const struct platform *p, const char *name);
+void fail_outcome(struct outcome *o, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+void count_ktap(struct outcome *o, const char *text);
+bool judge(const struct outcome *o);
+
+/* machine.c: QEMU, and the verdict port */
+extern const struct platform platforms[NR_PLATFORMS];
+
+long long now_ms(void);
+void qemu_command(const struct platform *p, const char *words, const char *initrd,
+		  const char *console, char *buf, size_t size);
+bool boot_machine(struct machine *m, const struct platform *p);
+void end_machine(struct machine *m);
+bool follow(struct machine *m, FILE *log, struct outcome *o, const char *until,
+	    long long deadline);
+
+#endif

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd, bindings: which memslot shows which pages of a file, and what
+ * follows from it: zapping the guest's mappings, telling the VM type.
+ */
+#include <linux/file.h>
+#include <linux/folio_batch.h>
+#include <linux/kvm_host.h>
+#include <linux/pagemap.h>
+
+#include "gmem_internal.h"
+#include "gmem_trace.h"
+#include "guest_memfd.h"
+#include "kvm_mm.h"
+
+static void kvm_gmem_assert_bindings_stable(struct inode *inode)
+{
+	lockdep_assert(lockdep_is_held_type(&inode->i_mapping->invalidate_lock, 0) ||
+		       lockdep_is_held(&GMEM_I(inode)->bindings_lock));
+}
+
+/*
+ * Return the first slot that is bound to something in [*@index, @end), and
+ * advance *@index to the end of its binding.  NULL if there is none.
+ */
+struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
+					      pgoff_t *index, pgoff_t end)
+{
+	struct kvm_memory_slot *slot;
+	unsigned long i = *index;
+
+	if (i >= end)
+		return NULL;
+
+	slot = xa_find(bindings, &i, end - 1, XA_PRESENT);
+	if (slot)
+		*index = slot->gmem.pgoff + slot->npages;
+
+	return slot;
+}
+
+/* Describe the gfns at which @slot shows the pages [@start, @end) of its file. */
+void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
+			 struct kvm_gfn_range *range)
+{
+	pgoff_t pgoff = slot->gmem.pgoff;
+
+	*range = (struct kvm_gfn_range) {
+		.slot = slot,
+		.start = slot->base_gfn + max(pgoff, start) - pgoff,
+		.end = slot->base_gfn + min(pgoff + slot->npages, end) - pgoff,
+		.may_block = true,
+	};
+}
+
+static bool kvm_gmem_is_bound(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	unsigned long index;
+	int as;
+
+	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+		index = start;
+		if (xa_find(&f->bindings[as], &index, end - 1, XA_PRESENT))
+			return true;
+	}
+
+	return false;
+}
+
+/*
+ * Zap @slot's view of [@start, @end), and keep faults from installing anything
+ * there until the invalidation ends.  Faults of neighbours are kept out too, as
+ * far as a mapping of the largest folio at the edges could reach: it would cover
+ * pages of the range, with the old state.
+ */
+static bool kvm_gmem_zap_slot(struct gmem_file *f, struct kvm_memory_slot *slot,
+			      pgoff_t start, pgoff_t end,
+			      enum kvm_gfn_range_filter filter)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
+	pgoff_t align = 1UL << ops->max_order;
+	struct kvm_gfn_range range;
+
+	kvm_gmem_slot_range(slot, ALIGN_DOWN(start, align),
+			    end > ULONG_MAX - align ? end : ALIGN(end, align), &range);
+	kvm_mmu_invalidate_range_add(f->kvm, range.start, range.end);
+
+	kvm_gmem_slot_range(slot, start, end, &range);
+	range.attr_filter = filter;
+
+	if (ops->invalidate)
+		ops->invalidate(f->kvm, &range);
+
+	return filter && kvm_unmap_gfn_range(f->kvm, &range);
+}
+
+void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
+					   pgoff_t end,
+					   enum kvm_gfn_range_filter filter)
+{
+	struct kvm *kvm = f->kvm;
+	struct kvm_memory_slot *slot;
+	bool flush = false;
+	pgoff_t index;
+	int as;
+
+	if (!kvm_gmem_is_bound(f, start, end))
+		return;
+
+	KVM_MMU_LOCK(kvm);
+	kvm_mmu_invalidate_start(kvm);
+
+	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+		index = start;
+		kvm_gmem_for_each_binding(f, as, slot, index, end)
+			flush |= kvm_gmem_zap_slot(f, slot, start, end, filter);
+	}
+
+	if (flush)
+		kvm_flush_remote_tlbs(kvm);
+	KVM_MMU_UNLOCK(kvm);
+}
+
+void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start,
+					 pgoff_t end)
+{
+	if (!kvm_gmem_is_bound(f, start, end))
+		return;
+
+	KVM_MMU_LOCK(f->kvm);
+	kvm_mmu_invalidate_end(f->kvm);
+	KVM_MMU_UNLOCK(f->kvm);
+}
+
+/*
+ * Zap the guest mappings of pages [@start, @end) on the sides that @filter names
+ * (none if 0), and make guest faults on them retry until the matching
+ * kvm_gmem_invalidate_end().  Bindings must be stable from start to end, or the
+ * count of invalidations in progress would go out of balance.
+ */
+void kvm_gmem_invalidate_start(struct inode *inode, pgoff_t start, pgoff_t end,
+			       enum kvm_gfn_range_filter filter)
+{
+	struct gmem_file *f;
+
+	kvm_gmem_assert_bindings_stable(inode);
+
+	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
+		kvm_gmem_invalidate_file_start(f, start, end, filter);
+}
+
+void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct gmem_file *f;
+
+	kvm_gmem_assert_bindings_stable(inode);
+
+	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
+		kvm_gmem_invalidate_file_end(f, start, end);
+}
+
+static void kvm_gmem_release_slot(struct gmem_file *f, struct kvm_memory_slot *slot,
+				  pgoff_t start, pgoff_t end)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
+	struct kvm_gfn_range range;
+
+	if (!ops->release_range)
+		return;
+
+	kvm_gmem_slot_range(slot, start, end, &range);
+	ops->release_range(f->kvm, slot, &range);
+}
+
+/*
+ * The guest has lost its mappings of pages [@start, @end), and is to lose the
+ * pages: let the VM type do what needs @f's VM.
+ */
+void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	struct kvm_memory_slot *slot;
+	pgoff_t index;
+	int as;
+
+	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+
+	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+		index = start;
+		kvm_gmem_for_each_binding(f, as, slot, index, end)
+			kvm_gmem_release_slot(f, slot, start, end);
+	}
+}
+
+void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct gmem_file *f;
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
+		kvm_gmem_release_range(f, start, end);
+}
+
+/*
+ * The memslot of @range is on its way out, and so are the guest's mappings of it,
+ * by the hand of the caller, who holds slots_lock and mmu_lock.
+ */
+void kvm_gmem_invalidate_slot_range(struct kvm *kvm, struct kvm_gfn_range *range)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(file_inode(range->slot->gmem.file))->ops;
+
+	lockdep_assert_held(&kvm->slots_lock);
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	if (ops->invalidate)
+		ops->invalidate(kvm, range);
+}
+
+/* The sides on which the guest may have pages of @inode mapped. */
+enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	if (gi->in_place)
+		return KVM_FILTER_PRIVATE | KVM_FILTER_SHARED;
+
+	if (gi->flags & GUEST_MEMFD_FLAG_INIT_SHARED)
+		return KVM_FILTER_SHARED;
+
+	return KVM_FILTER_PRIVATE;
+}
+
+/*
+ * A binding is in the way of @slot if it overlaps in @slot's address space, or
+ * if it shows a page at another gfn in another one: a page has one state, hence
+ * one gfn.  The same gfns in each address space are one piece of RAM, e.g. that
+ * of a VM with SMM.
+ */
+static bool kvm_gmem_binding_conflicts(struct gmem_file *f, struct kvm_memory_slot *slot)
+{
+	pgoff_t end = slot->gmem.pgoff + slot->npages;
+	struct kvm_memory_slot *other;
+	pgoff_t index;
+	int as;
+
+	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+		index = slot->gmem.pgoff;
+		kvm_gmem_for_each_binding(f, as, other, index, end) {
+			if (as == slot->as_id ||
+			    other->base_gfn - other->gmem.pgoff !=
+			    slot->base_gfn - slot->gmem.pgoff)
+				return true;
+		}
+	}
+
+	return false;
+}
+
+static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
+{
+	struct xarray *bindings = &f->bindings[slot->as_id];
+	pgoff_t first = slot->gmem.pgoff;
+	pgoff_t last = first + slot->npages - 1;
+	int r;
+
+	lockdep_assert_held(&f->kvm->slots_lock);
+	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	lockdep_assert_held_write(&GMEM_I(f->inode)->bindings_lock);
+
+	if (kvm_gmem_binding_conflicts(f, slot))
+		return -EEXIST;
+
+	r = xa_err(xa_store_range(bindings, first, last, slot, GFP_KERNEL_ACCOUNT));
+	if (r)
+		xa_store_range(bindings, first, last, NULL, GFP_KERNEL_ACCOUNT);
+
+	return r;
+}
+
+void kvm_gmem_lock_bindings(struct inode *inode)
+{
+	filemap_invalidate_lock(inode->i_mapping);
+	down_write(&GMEM_I(inode)->bindings_lock);
+}
+
+void kvm_gmem_unlock_bindings(struct inode *inode)
+{
+	up_write(&GMEM_I(inode)->bindings_lock);
+	filemap_invalidate_unlock(inode->i_mapping);
+}
+
+/*
+ * Let the new @slot refer to the memory at @offset (bytes) of the guest_memfd
+ * @fd.  On success slot->gmem.file holds a reference that the caller drops once
+ * the slot is installed or given up: the file keeps the VM, not vice versa.
+ *
+ * slots_lock is held, @slot isn't visible to anyone yet.  Returns 0, -EBADF if
+ * there is no such fd, -EINVAL if it isn't a guest_memfd of this VM or too small.
+ */
+int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot,
+				   unsigned int fd, uoff_t offset)
+{
+	uoff_t size = slot->npages << PAGE_SHIFT;
+	struct gmem_inode *gi;
+	struct gmem_file *f;
+	struct file *file;
+
+	BUILD_BUG_ON(sizeof(gpa_t) != sizeof(offset));
+	BUILD_BUG_ON(sizeof(gfn_t) != sizeof(slot->gmem.pgoff));
+
+	if (WARN_ON_ONCE(slot->flags & KVM_MEMSLOT_GMEM_ONLY))
+		return -EINVAL;
+
+	file = fget(fd);
+	if (!file)
+		return -EBADF;
+
+	f = file->private_data;
+	if (!kvm_gmem_is_file(file) || f->kvm != kvm ||
+	    !PAGE_ALIGNED(offset) || offset + size < offset ||
+	    offset + size > i_size_read(f->inode)) {
+		fput(file);
+		return -EINVAL;
+	}
+
+	gi = GMEM_I(f->inode);
+	slot->gmem.pgoff = offset >> PAGE_SHIFT;
+	WRITE_ONCE(slot->gmem.file, file);
+	if (gi->in_place)
+		rcu_assign_pointer(slot->gmem.state, &gi->state);
+	if (gi->in_place || gi->flags & GUEST_MEMFD_FLAG_MMAP)
+		slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
+
+	return 0;
+}
+
+/*
+ * Bind @slot, which is about to become visible, to its file: from here on the
+ * file knows whom to zap.  slots_lock is held.  Returns 0, -EEXIST if the range
+ * is bound elsewhere, -ENOMEM.
+ */
+int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	struct file *file = slot->gmem.file;
+	struct gmem_file *f;
+	int r;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	if (WARN_ON_ONCE(!file || !kvm_gmem_is_file(file)))
+		return -EIO;
+
+	f = file->private_data;
+	kvm_gmem_lock_bindings(f->inode);
+	r = kvm_gmem_bind(f, slot);
+	kvm_gmem_unlock_bindings(f->inode);
+
+	trace_kvm_gmem_bind(f->inode->i_ino, slot, true, r);
+	return r;
+}
+
+/*
+ * Undo the binding of @slot, which no vCPU can see any more: its mappings are
+ * zapped and SRCU readers are gone.  slots_lock is held, unless the VM is being
+ * destroyed, by when all its files are gone.
+ *
+ * The file may be on its way out, with kvm_gmem_release() waiting for slots_lock.
+ * It cannot free the gmem_file before it got the lock, and then it wants the
+ * binding of a slot that is about to be freed to be gone.
+ */
+void kvm_gmem_unbind(struct kvm_memory_slot *slot)
+{
+	pgoff_t first = slot->gmem.pgoff;
+	struct gmem_file *f;
+
+	if (!slot->gmem.file)
+		return;
+
+	f = slot->gmem.file->private_data;
+	lockdep_assert_held(&f->kvm->slots_lock);
+
+	trace_kvm_gmem_bind(f->inode->i_ino, slot, false, 0);
+
+	kvm_gmem_lock_bindings(f->inode);
+	kvm_gmem_release_slot(f, slot, 0, ULONG_MAX);
+	xa_store_range(&f->bindings[slot->as_id], first, first + slot->npages - 1,
+		       NULL, GFP_KERNEL_ACCOUNT);
+	rcu_assign_pointer(slot->gmem.state, NULL);
+	WRITE_ONCE(slot->gmem.file, NULL);
+	kvm_gmem_unlock_bindings(f->inode);
+}
+
+static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pgoff_t end,
+				void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
+{
+	struct folio_batch fbatch;
+	pgoff_t index = start;
+	int i;
+
+	folio_batch_init(&fbatch);
+	while (index < end && filemap_get_folios(mapping, &index, end - 1, &fbatch)) {
+		for (i = 0; i < folio_batch_count(&fbatch); i++) {
+			struct folio *folio = fbatch.folios[i];
+			pgoff_t first = max(folio->index, start);
+
+			if (!folio_test_hwpoison(folio))
+				fn(kvm_gmem_folio_pfn(folio, first),
+				   min(folio_next_index(folio), end) - first);
+		}
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+}
+
+/*
+ * Call @fn for the pages present that @slot, which has guest_memfd, shows at gfns
+ * [@start, @end), in runs of contiguous pages.  Poisoned ones are left out.
+ *
+ * slots_lock is held, which also keeps kvm_gmem_release() from freeing the file.
+ * invalidate_lock is held for read when @fn is called: @fn may sleep, and must not
+ * keep the pages.
+ */
+void kvm_gmem_walk_present(struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
+			   void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
+{
+	pgoff_t index = kvm_gmem_index(slot, start);
+	pgoff_t last = kvm_gmem_index(slot, end);
+	struct address_space *mapping;
+	struct gmem_file *f;
+	pgoff_t next;
+
+	if (!slot->gmem.file)
+		return;
+
+	f = slot->gmem.file->private_data;
+	mapping = f->inode->i_mapping;
+	lockdep_assert_held(&f->kvm->slots_lock);
+
+	for (; index < last; index = next) {
+		filemap_invalidate_lock_shared(mapping);
+
+		index = kvm_gmem_next_present(f->inode, index, last);
+		next = min(last, index + GMEM_BATCH_PAGES);
+		kvm_gmem_walk_batch(mapping, index, next, fn);
+
+		filemap_invalidate_unlock_shared(mapping);
+	}
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_present);
+
+/*
+ * Does an in-place file rule over the state of a gfn in [@start, @end)?  Then the
+ * VM's own attributes must not pretend to.  In a VM with private memory, which
+ * alone has attributes, no other file makes a slot gmem-only; it remains so when
+ * the file is closed.  slots_lock is held.
+ */
+bool kvm_gmem_owns_attributes(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	struct kvm_memslot_iter iter;
+	int as;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	for (as = 0; as < kvm_arch_nr_memslot_as_ids(kvm); as++) {
+		kvm_for_each_memslot_in_gfn_range(&iter, __kvm_memslots(kvm, as),
+						  start, end) {
+			if (kvm_memslot_is_gmem_only(iter.slot))
+				return true;
+		}
+	}
+
+	return false;
+}
+
+/*
+ * State of @gfn, which lies in the in-place @slot.  A peek without locks: the
+ * caller has taken a snapshot of mmu_invalidate_seq before, or takes the answer
+ * for a hint.  False if the file is gone.
+ */
+bool kvm_gmem_is_private(const struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct gmem_state *state;
+
+	/* kvm_gmem_release() clears the pointer, the inode goes after RCU. */
+	guard(rcu)();
+
+	state = rcu_dereference(slot->gmem.state);
+	return state && gmem_state_test(state, kvm_gmem_index(slot, gfn));
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_is_private);
+
+/*
+ * Have the gfns in [@start, @end), which lie in the in-place @slot, one state?  A
+ * peek as above.  True if the file is gone.
+ */
+bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end)
+{
+	struct gmem_state *state;
+
+	guard(rcu)();
+
+	state = rcu_dereference(slot->gmem.state);
+	return !state || gmem_state_is_uniform(state, kvm_gmem_index(slot, start),
+					       kvm_gmem_index(slot, end));
+}

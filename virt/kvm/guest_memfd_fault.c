@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd, faults: of users, who get shared pages only, of guests, and the
+ * loading of the initial image, which is a fault with an audience.
+ */
+#include <linux/file.h>
+#include <linux/kvm_host.h>
+#include <linux/pagemap.h>
+
+#include "gmem_internal.h"
+#include "gmem_trace.h"
+
+static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vmf)
+{
+	struct folio *folio;
+
+	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
+
+	if (vmf->pgoff >= i_size_read(f->inode) >> PAGE_SHIFT)
+		return VM_FAULT_SIGBUS;
+
+	if (kvm_gmem_index_is_private(f->inode, vmf->pgoff))
+		return VM_FAULT_SIGBUS;
+
+	folio = kvm_gmem_get_folio(f, vmf->pgoff);
+	if (IS_ERR(folio))
+		return vmf_error(PTR_ERR(folio));
+
+	if (folio_test_hwpoison(folio)) {
+		folio_unlock(folio);
+		folio_put(folio);
+		return VM_FAULT_HWPOISON;
+	}
+
+	kvm_gmem_make_uptodate(folio);
+	vmf->page = folio_file_page(folio, vmf->pgoff);
+	return VM_FAULT_LOCKED;
+}
+
+/*
+ * Only shared pages can be faulted in.  The page is mapped after invalidate_lock
+ * is dropped, but with the folio locked and referenced: a conversion to private
+ * that gets in between waits for the lock, and unmaps the page again or finds it
+ * in use; punch and DISCARD wait for the lock to drop the folio.
+ */
+vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
+{
+	struct gmem_file *f = vmf->vma->vm_file->private_data;
+	struct address_space *mapping = f->inode->i_mapping;
+	vm_fault_t ret;
+
+	filemap_invalidate_lock_shared(mapping);
+	ret = kvm_gmem_fault_locked(f, vmf);
+	filemap_invalidate_unlock_shared(mapping);
+
+	trace_kvm_gmem_user_fault(f->inode->i_ino, vmf->pgoff, ret);
+	return ret;
+}
+
+/*
+ * Take a reference to the file of @slot, NULL if it is closed.  There may be time
+ * between the last fput() and kvm_gmem_release() clearing the pointer.
+ */
+static struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot)
+{
+	return get_file_active(&slot->gmem.file);
+}
+
+/*
+ * Return the folio that backs @gfn, locked and with a reference; it may not be
+ * up to date.  invalidate_lock is held.
+ */
+static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
+					     struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	struct folio *folio;
+
+	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
+
+	/* Unbind waits for SRCU, release for file references: can't be. */
+	if (WARN_ON_ONCE(xa_load(&f->bindings[slot->as_id], index) != slot))
+		return ERR_PTR(-EIO);
+
+	folio = kvm_gmem_get_folio(f, index);
+	if (IS_ERR(folio) || !folio_test_hwpoison(folio))
+		return folio;
+
+	folio_unlock(folio);
+	folio_put(folio);
+	return ERR_PTR(-EHWPOISON);
+}
+
+static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
+				   gfn_t gfn, kvm_pfn_t *pfn, int *order)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	struct folio *folio;
+	bool is_private;
+	int r = 0;
+
+	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
+
+	is_private = kvm_gmem_index_is_private(f->inode, index);
+	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
+	if (IS_ERR(folio)) {
+		r = PTR_ERR(folio);
+		goto out;
+	}
+
+	kvm_gmem_make_uptodate(folio);
+	*pfn = kvm_gmem_folio_pfn(folio, index);
+	*order = min(folio_order(folio), ops->max_order);
+
+	if (is_private && ops->make_private)
+		r = ops->make_private(f->kvm, gfn, *pfn, *order);
+
+	folio_unlock(folio);
+	folio_put(folio);
+out:
+	trace_kvm_gmem_guest_fault(f->inode->i_ino, index, gfn, is_private, r);
+	return r;
+}
+
+/*
+ * Look up, or allocate, the page that backs @gfn of @slot for mapping it into
+ * the guest on the side that its state says.
+ *
+ * The page is returned without a reference.  What keeps it from being freed or
+ * converted under the caller is that either zaps the guest: the caller has taken
+ * a snapshot of mmu_invalidate_seq before, and uses @pfn only with mmu_lock held
+ * and after mmu_invalidate_retry_gfn().
+ *
+ * @max_order, if not NULL, is set to the order (in pages) of the naturally
+ * aligned range of one folio around @pfn that may be mapped at once.
+ *
+ * kvm->srcu is held for read, may sleep.  Returns 0, -EFAULT if the file is
+ * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, or what
+ * the VM type's ->make_private() returns.
+ */
+int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+		     kvm_pfn_t *pfn, int *max_order)
+{
+	struct address_space *mapping;
+	struct gmem_file *f;
+	int order, r;
+
+	struct file *file __free(fput) = kvm_gmem_get_file(slot);
+	if (!file)
+		return -EFAULT;
+
+	f = file->private_data;
+	mapping = f->inode->i_mapping;
+
+	filemap_invalidate_lock_shared(mapping);
+	r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, max_order ?: &order);
+	filemap_invalidate_unlock_shared(mapping);
+
+	return r;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_get_pfn);
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
+static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *slot,
+				  gfn_t gfn, struct page *src,
+				  kvm_gmem_populate_cb post_populate, void *opaque)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	struct folio *folio;
+	int r = -EINVAL;
+	bool in_place;
+
+	filemap_invalidate_lock(mapping);
+
+	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
+	if (IS_ERR(folio)) {
+		r = PTR_ERR(folio);
+		goto out;
+	}
+
+	/* Without a source the page's own bytes are loaded, zeros if it is new. */
+	in_place = !src && GMEM_I(f->inode)->in_place;
+	if (in_place)
+		kvm_gmem_make_uptodate(folio);
+
+	/* The callback takes locks that nest outside the folio lock. */
+	folio_unlock(folio);
+
+	if (kvm_mem_is_private(f->kvm, slot, gfn))
+		r = post_populate(f->kvm, gfn, kvm_gmem_folio_pfn(folio, index),
+				  src, opaque);
+	if (!r)
+		folio_mark_uptodate(folio);
+	folio_put(folio);
+
+	if (r == -EBADMSG && in_place)
+		r = kvm_gmem_share_rejected(f, index) ?: r;
+out:
+	filemap_invalidate_unlock(mapping);
+	return r;
+}
+
+/*
+ * Load the source page at @uaddr, if there is one, and populate @gfn.  User
+ * memory is touched before invalidate_lock is taken, since it may well be a
+ * mapping of the same file.
+ */
+static int kvm_gmem_populate_gfn(struct gmem_file *f, struct kvm_memory_slot *slot,
+				 gfn_t gfn, unsigned long uaddr, bool may_writeback,
+				 kvm_gmem_populate_cb post_populate, void *opaque)
+{
+	struct page *src = NULL;
+	int r;
+
+	if (uaddr) {
+		r = get_user_pages_fast(uaddr, 1, may_writeback ? FOLL_WRITE : 0, &src);
+		if (r != 1)
+			return r < 0 ? r : -ENOMEM;
+	}
+
+	r = kvm_gmem_populate_page(f, slot, gfn, src, post_populate, opaque);
+
+	if (src)
+		put_page(src);
+	return r;
+}
+
+/* See kvm_host.h. */
+long kvm_gmem_populate(struct kvm *kvm, gfn_t start_gfn, void __user *src,
+		       long npages, bool may_writeback_src,
+		       kvm_gmem_populate_cb post_populate, void *opaque)
+{
+	struct kvm_memory_slot *slot;
+	unsigned long uaddr;
+	int r = 0;
+	long i;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	if (WARN_ON_ONCE(npages <= 0 || !PAGE_ALIGNED(src)))
+		return -EINVAL;
+
+	slot = gfn_to_memslot(kvm, start_gfn);
+	if (!kvm_slot_has_gmem(slot))
+		return -EINVAL;
+
+	struct file *file __free(fput) = kvm_gmem_get_file(slot);
+	if (!file)
+		return -EFAULT;
+
+	npages = min_t(ulong, slot->npages - (start_gfn - slot->base_gfn), npages);
+	for (i = 0; i < npages; i++) {
+		if (signal_pending(current)) {
+			r = -EINTR;
+			break;
+		}
+
+		uaddr = src ? (unsigned long)src + i * PAGE_SIZE : 0;
+		r = kvm_gmem_populate_gfn(file->private_data, slot, start_gfn + i,
+					  uaddr, may_writeback_src, post_populate, opaque);
+		if (r)
+			break;
+	}
+
+	return r && !i ? r : i;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_populate);
+#endif /* CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE */

@@ -1,0 +1,736 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests for the core of guest_memfd: what it asks of a VM type, in which
+ * order, and what it does when the answer is no.
+ *
+ * The VM type is a double.  It does nothing to any memory, but writes down which
+ * hook was called for what, checks that the world is as the contract promises at
+ * that moment, and fails where it is told to.  It is also the shortest complete
+ * example of what a new VM type has to supply.  VM, memslot and file are real; the
+ * VM never runs.
+ */
+#include <kunit/test.h>
+#include <linux/falloc.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/fs_struct.h>
+#include <linux/highmem.h>
+#include <linux/kvm_gmem.h>
+#include <linux/kvm_host.h>
+#include <linux/mman.h>
+#include <linux/pagemap.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched/task.h>
+#include <linux/sizes.h>
+#include <linux/uaccess.h>
+
+#include "gmem_internal.h"
+
+#define ZERO		KVM_SET_MEMORY_ATTRIBUTES2_ZERO
+#define PRESERVE	KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE
+#define DISCARD		KVM_SET_MEMORY_ATTRIBUTES2_DISCARD
+
+#define NR_PAGES	16
+#define BASE_GFN	0x1000
+#define MAX_EVENTS	64
+
+enum double_hook {
+	HOOK_NONE,
+	MAY_CONVERT,
+	PREPARE,
+	MAKE_PRIVATE,
+	MAKE_SHARED,
+	INVALIDATE,
+	RELEASE,
+	FREE_FOLIO,
+};
+
+/* A call of a hook for pages [start, end) of the file. */
+struct double_event {
+	enum double_hook hook;
+	pgoff_t start;
+	pgoff_t end;
+};
+
+static struct gmem_double {
+	struct kunit *test;
+
+	int vm_fd;
+	int fd;
+	struct kvm *kvm;
+	struct gmem_file *f;
+	void __user *umem;
+	bool is_bound;
+
+	struct kvm_gmem_content content[2];
+
+	/* Fail call number @fail_at (from 1) of @fail_hook with @fail_error. */
+	enum double_hook fail_hook;
+	int fail_at;
+	int fail_error;
+
+	struct double_event events[MAX_EVENTS];
+	int nr_events;
+} *dbl;
+
+static int double_record(enum double_hook hook, pgoff_t start, pgoff_t end)
+{
+	struct double_event *e = &dbl->events[dbl->nr_events];
+
+	KUNIT_ASSERT_LT(dbl->test, dbl->nr_events, MAX_EVENTS);
+	*e = (struct double_event){ hook, start, end };
+	dbl->nr_events++;
+
+	if (hook == dbl->fail_hook && !--dbl->fail_at)
+		return dbl->fail_error;
+
+	return 0;
+}
+
+static bool double_is_private(pgoff_t index)
+{
+	return gmem_state_test(&GMEM_I(dbl->f->inode)->state, index);
+}
+
+static void double_content(struct kvm *kvm, bool to_private,
+			   struct kvm_gmem_content *content)
+{
+	*content = dbl->content[to_private];
+}
+
+static int double_may_convert(struct kvm *kvm, struct kvm_memory_slot *slot,
+			      struct kvm_gfn_range *range, bool to_private)
+{
+	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	KUNIT_EXPECT_PTR_EQ(dbl->test, kvm, dbl->kvm);
+
+	return double_record(MAY_CONVERT, kvm_gmem_index(slot, range->start),
+			     kvm_gmem_index(slot, range->end));
+}
+
+static int double_prepare_convert(kvm_pfn_t pfn, int order)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	KUNIT_EXPECT_EQ(dbl->test, dbl->kvm->mmu_invalidate_in_progress, 0);
+
+	return double_record(PREPARE, folio->index, folio->index + (1 << order));
+}
+
+static int double_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	lockdep_assert_held_read(&dbl->f->inode->i_mapping->invalidate_lock);
+	KUNIT_EXPECT_TRUE(dbl->test, folio_test_locked(folio));
+	KUNIT_EXPECT_TRUE(dbl->test, folio_test_uptodate(folio));
+	KUNIT_EXPECT_TRUE(dbl->test, double_is_private(folio->index));
+	KUNIT_EXPECT_EQ(dbl->test, gfn, BASE_GFN + folio->index);
+
+	return double_record(MAKE_PRIVATE, folio->index, folio->index + (1 << order));
+}
+
+static bool double_make_shared(kvm_pfn_t pfn, int order)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	/* Faults are kept out, if there can be any, and the state is the old one. */
+	KUNIT_EXPECT_EQ(dbl->test, dbl->kvm->mmu_invalidate_in_progress, dbl->is_bound);
+	KUNIT_EXPECT_TRUE(dbl->test, double_is_private(folio->index));
+
+	return !double_record(MAKE_SHARED, folio->index, folio->index + (1 << order));
+}
+
+static void double_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+				 struct kvm_gfn_range *range)
+{
+	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+
+	double_record(RELEASE, kvm_gmem_index(slot, range->start),
+		      kvm_gmem_index(slot, range->end));
+}
+
+static void double_invalidate(struct kvm *kvm, struct kvm_gfn_range *range)
+{
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	double_record(INVALIDATE, kvm_gmem_index(range->slot, range->start),
+		      kvm_gmem_index(range->slot, range->end));
+}
+
+static void double_free_folio(struct folio *folio)
+{
+	/* Pages that outlive the test's own life are none of its business. */
+	if (dbl)
+		double_record(FREE_FOLIO, folio->index, folio_next_index(folio));
+}
+
+static const struct address_space_operations double_aops =
+	KVM_GMEM_AOPS(double_free_folio);
+
+static const struct kvm_gmem_ops double_ops = {
+	.create_flags	 = GUEST_MEMFD_FLAG_INIT_SHARED,
+	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.zap_on_convert	 = true,
+	.aops		 = &double_aops,
+	.content	 = double_content,
+	.may_convert	 = double_may_convert,
+	.prepare_convert = double_prepare_convert,
+	.make_private	 = double_make_private,
+	.make_shared	 = double_make_shared,
+	.release_range	 = double_release_range,
+	.invalidate	 = double_invalidate,
+};
+
+/* What the tests do. */
+
+static void fail_hook(enum double_hook hook, int nth, int error)
+{
+	dbl->fail_hook = hook;
+	dbl->fail_at = nth;
+	dbl->fail_error = error;
+}
+
+static void expect_events(struct kunit *test, const struct double_event *want, int nr)
+{
+	int i;
+
+	KUNIT_EXPECT_EQ(test, dbl->nr_events, nr);
+	for (i = 0; i < min(nr, dbl->nr_events); i++) {
+		KUNIT_EXPECT_EQ_MSG(test, dbl->events[i].hook, want[i].hook, "event %d", i);
+		KUNIT_EXPECT_EQ_MSG(test, dbl->events[i].start, want[i].start, "event %d", i);
+		KUNIT_EXPECT_EQ_MSG(test, dbl->events[i].end, want[i].end, "event %d", i);
+	}
+	dbl->nr_events = 0;
+}
+
+#define EXPECT_EVENTS(test, ...)						\
+	expect_events(test, (struct double_event[]){ __VA_ARGS__ },		\
+		      ARRAY_SIZE(((struct double_event[]){ __VA_ARGS__ })))
+
+#define EXPECT_NO_EVENT(test)	expect_events(test, NULL, 0)
+
+static int convert(pgoff_t start, pgoff_t end, bool to_private, u64 flags)
+{
+	struct kvm_memory_attributes2 attrs = {
+		.offset = start << PAGE_SHIFT,
+		.size = (end - start) << PAGE_SHIFT,
+		.attributes = to_private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+		.flags = flags,
+	};
+	int r;
+
+	KUNIT_ASSERT_EQ(dbl->test, copy_to_user(dbl->umem, &attrs, sizeof(attrs)), 0);
+	r = kvm_gmem_set_attributes(dbl->f, dbl->umem);
+
+	KUNIT_ASSERT_EQ(dbl->test, copy_from_user(&attrs, dbl->umem, sizeof(attrs)), 0);
+	KUNIT_EXPECT_EQ(dbl->test, attrs.error_offset, r ? start << PAGE_SHIFT : 0);
+	return r;
+}
+
+/* Make page @index present, with @byte in every place. */
+static void fill(pgoff_t index, u8 byte)
+{
+	struct address_space *mapping = dbl->f->inode->i_mapping;
+	struct folio *folio;
+
+	filemap_invalidate_lock_shared(mapping);
+	folio = kvm_gmem_get_folio(dbl->f, index);
+	KUNIT_ASSERT_FALSE(dbl->test, IS_ERR(folio));
+	kvm_gmem_make_uptodate(folio);
+	memset(folio_address(folio), byte, PAGE_SIZE);
+	folio_unlock(folio);
+	folio_put(folio);
+	filemap_invalidate_unlock_shared(mapping);
+}
+
+/* What is in page @index; -1 if it is absent. */
+static int byte_at(pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(dbl->f->inode->i_mapping, index);
+	int byte;
+
+	if (IS_ERR(folio))
+		return -1;
+
+	byte = *(u8 *)folio_address(folio);
+	KUNIT_EXPECT_PTR_EQ(dbl->test, NULL,
+			    memchr_inv(folio_address(folio), byte, PAGE_SIZE));
+	folio_put(folio);
+	return byte;
+}
+
+static void expect_state(struct kunit *test, pgoff_t start, pgoff_t end, bool is_private)
+{
+	KUNIT_EXPECT_TRUE(test, gmem_state_range_is(&GMEM_I(dbl->f->inode)->state,
+						    start, end, is_private));
+}
+
+static int set_slot(u64 npages)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.flags = KVM_MEM_GUEST_MEMFD,
+		.guest_phys_addr = (u64)BASE_GFN << PAGE_SHIFT,
+		.memory_size = npages << PAGE_SHIFT,
+		.guest_memfd = dbl->fd,
+	};
+	struct file *file __free(fput) = fget(dbl->vm_fd);
+
+	dbl->is_bound = npages;
+	KUNIT_ASSERT_EQ(dbl->test, copy_to_user(dbl->umem, &region, sizeof(region)), 0);
+	return file->f_op->unlocked_ioctl(file, KVM_SET_USER_MEMORY_REGION2,
+					  (unsigned long)dbl->umem);
+}
+
+static struct kvm_memory_slot *get_slot(void)
+{
+	struct kvm_memory_slot *slot;
+
+	scoped_guard(srcu, &dbl->kvm->srcu)
+		slot = gfn_to_memslot(dbl->kvm, BASE_GFN);
+
+	KUNIT_ASSERT_NOT_NULL(dbl->test, slot);
+	return slot;
+}
+
+static int get_pfn(pgoff_t index, kvm_pfn_t *pfn)
+{
+	guard(srcu)(&dbl->kvm->srcu);
+
+	return kvm_gmem_get_pfn(dbl->kvm, get_slot(), BASE_GFN + index, pfn, NULL);
+}
+
+static int punch(pgoff_t start, pgoff_t end)
+{
+	struct file *file __free(fput) = fget(dbl->fd);
+
+	return file->f_op->fallocate(file, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+				     start << PAGE_SHIFT, (end - start) << PAGE_SHIFT);
+}
+
+/* Forget what has happened so far. */
+static void start_here(void)
+{
+	dbl->nr_events = 0;
+}
+
+static u64 pages_leaked(void)
+{
+	return atomic64_read(&dbl->kvm->stat.generic.gmem_pages_leaked);
+}
+
+/* The tests. */
+
+static void gmem_core_to_private(struct kunit *test)
+{
+	fill(2, 0x22);
+	fill(5, 0x55);
+	start_here();
+
+	/* Pages are assigned at their first private use, not at conversion. */
+	KUNIT_EXPECT_EQ(test, convert(2, 6, true, 0), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 2, 6 }, { PREPARE, 2, 3 }, { PREPARE, 5, 6 },
+		      { INVALIDATE, 2, 6 });
+	expect_state(test, 2, 6, true);
+	expect_state(test, 0, 2, false);
+	expect_state(test, 6, NR_PAGES, false);
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0x22);
+	KUNIT_EXPECT_EQ(test, byte_at(3), -1);
+}
+
+static void gmem_core_to_shared(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
+	fill(4, 0x44);
+	fill(6, 0x66);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, convert(3, 8, false, 0), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 },
+		      { MAKE_SHARED, 4, 5 }, { MAKE_SHARED, 6, 7 });
+	expect_state(test, 3, 8, false);
+
+	/* Once more: there is nothing to do, and nothing to ask. */
+	KUNIT_EXPECT_EQ(test, convert(3, 8, false, 0), 0);
+	EXPECT_NO_EVENT(test);
+}
+
+/* With an explicit flag the whole range obeys, but only pages that move are moved. */
+static void gmem_core_mixed_range(struct kunit *test)
+{
+	fill(1, 0x11);
+	fill(2, 0x22);
+	KUNIT_ASSERT_EQ(test, convert(2, 3, true, 0), 0);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, convert(1, 3, false, ZERO), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 1, 3 }, { PREPARE, 1, 2 }, { PREPARE, 2, 3 },
+		      { INVALIDATE, 1, 3 }, { MAKE_SHARED, 2, 3 });
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
+}
+
+static void gmem_core_content(struct kunit *test)
+{
+	fill(0, 0x10);
+
+	/* What the VM type doesn't offer is refused before it is asked anything. */
+	dbl->content[true] = (struct kvm_gmem_content){ .allowed = DISCARD };
+	start_here();
+	KUNIT_EXPECT_EQ(test, convert(0, 1, true, PRESERVE), -EOPNOTSUPP);
+	KUNIT_EXPECT_EQ(test, convert(0, 1, true, ZERO), -EOPNOTSUPP);
+	EXPECT_NO_EVENT(test);
+	expect_state(test, 0, 1, false);
+
+	/* Undefined: the platform does what it does, KVM adds nothing. */
+	KUNIT_EXPECT_EQ(test, convert(0, 1, true, 0), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(0), 0x10);
+
+	/* The default is the VM type's; and the phase may change what is offered. */
+	dbl->content[false] = (struct kvm_gmem_content){ .allowed = ZERO, .dflt = ZERO };
+	KUNIT_EXPECT_EQ(test, convert(0, 1, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(0), 0);
+	dbl->content[true].allowed = PRESERVE;
+	fill(0, 0x20);
+	KUNIT_EXPECT_EQ(test, convert(0, 1, true, PRESERVE), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(0), 0x20);
+}
+
+static void gmem_core_veto(struct kunit *test)
+{
+	bool to_private;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		to_private = !i;
+		fill(7, 0x77);
+		start_here();
+
+		fail_hook(MAY_CONVERT, 1, -EPERM);
+		KUNIT_EXPECT_EQ(test, convert(7, 9, to_private, 0), -EPERM);
+		EXPECT_EVENTS(test, { MAY_CONVERT, 7, 9 });
+		expect_state(test, 7, 9, !to_private);
+		KUNIT_EXPECT_EQ(test, byte_at(7), 0x77);
+
+		fail_hook(HOOK_NONE, 0, 0);
+		KUNIT_EXPECT_EQ(test, convert(7, 9, to_private, 0), 0);
+	}
+}
+
+static void gmem_core_prepare_fails(struct kunit *test)
+{
+	int nth;
+
+	fill(3, 0x33);
+	fill(5, 0x55);
+
+	for (nth = 1; nth <= 2; nth++) {
+		start_here();
+		fail_hook(PREPARE, nth, -EBUSY);
+		KUNIT_EXPECT_EQ(test, convert(3, 6, true, DISCARD), -EBUSY);
+		KUNIT_EXPECT_EQ(test, dbl->nr_events, 1 + nth);
+		expect_state(test, 3, 6, false);
+		KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
+
+		/* A hole cannot be punched either, and then the page stays. */
+		fail_hook(PREPARE, nth, -EBUSY);
+		KUNIT_EXPECT_EQ(test, punch(3, 6), -EBUSY);
+		KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
+		KUNIT_EXPECT_EQ(test, byte_at(5), 0x55);
+	}
+
+	/* No trace is left of the change that wasn't made. */
+	fail_hook(HOOK_NONE, 0, 0);
+	KUNIT_EXPECT_EQ(test, convert(3, 6, true, 0), 0);
+	expect_state(test, 3, 6, true);
+}
+
+/* A page that the platform keeps leaves the file, and is nobody's from then on. */
+static void gmem_core_make_shared_fails(struct kunit *test)
+{
+	struct folio *folio;
+
+	KUNIT_ASSERT_EQ(test, convert(0, 4, true, 0), 0);
+	fill(1, 0x11);
+	fill(2, 0x22);
+	fill(3, 0x33);
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 2);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	start_here();
+
+	fail_hook(MAKE_SHARED, 2, -EIO);
+	KUNIT_EXPECT_EQ(test, convert(0, 4, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, pages_leaked(), 1);
+	expect_state(test, 0, 4, false);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+	KUNIT_EXPECT_EQ(test, byte_at(2), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
+
+	/* One reference is ours, the other keeps the page from the allocator. */
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 2);
+	folio_put_refs(folio, 2);
+}
+
+static void gmem_core_make_private(struct kunit *test)
+{
+	kvm_pfn_t pfn, again;
+
+	KUNIT_ASSERT_EQ(test, convert(0, 8, true, 0), 0);
+	start_here();
+
+	/* A failure is that of a fault; the next one tries again. */
+	fail_hook(MAKE_PRIVATE, 1, -EINVAL);
+	KUNIT_EXPECT_EQ(test, get_pfn(1, &pfn), -EINVAL);
+	KUNIT_EXPECT_EQ(test, get_pfn(1, &pfn), 0);
+	KUNIT_EXPECT_EQ(test, get_pfn(1, &again), 0);
+	KUNIT_EXPECT_EQ(test, pfn, again);
+	EXPECT_EVENTS(test, { MAKE_PRIVATE, 1, 2 }, { MAKE_PRIVATE, 1, 2 },
+		      { MAKE_PRIVATE, 1, 2 });
+
+	/* What is shared isn't given to the guest alone. */
+	KUNIT_EXPECT_EQ(test, get_pfn(9, &pfn), 0);
+	EXPECT_NO_EVENT(test);
+}
+
+static void gmem_core_discard(struct kunit *test)
+{
+	fill(4, 0x44);
+	fill(5, 0x55);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, convert(4, 6, true, DISCARD), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 4, 6 }, { PREPARE, 4, 5 }, { PREPARE, 5, 6 },
+		      { INVALIDATE, 4, 6 }, { RELEASE, 4, 6 },
+		      { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 });
+	KUNIT_EXPECT_EQ(test, byte_at(4), -1);
+	expect_state(test, 4, 6, true);
+}
+
+static void gmem_core_punch(struct kunit *test)
+{
+	fill(8, 0x88);
+	start_here();
+
+	/* The hole begins with what is there; its end is the caller's. */
+	KUNIT_EXPECT_EQ(test, punch(6, 10), 0);
+	EXPECT_EVENTS(test, { PREPARE, 8, 9 }, { INVALIDATE, 8, 10 }, { RELEASE, 8, 10 },
+		      { FREE_FOLIO, 8, 9 });
+	KUNIT_EXPECT_EQ(test, byte_at(8), -1);
+	expect_state(test, 8, 9, false);
+
+	KUNIT_EXPECT_EQ(test, punch(6, 10), 0);
+	EXPECT_NO_EVENT(test);
+}
+
+static void gmem_core_unbind(struct kunit *test)
+{
+	kvm_pfn_t pfn;
+
+	fill(1, 0x11);
+	start_here();
+
+	/* Whether there is anything to invalidate is up to the architecture. */
+	KUNIT_EXPECT_EQ(test, set_slot(0), 0);
+	if (dbl->events[0].hook == INVALIDATE)
+		EXPECT_EVENTS(test, { INVALIDATE, 0, NR_PAGES }, { RELEASE, 0, NR_PAGES });
+	else
+		EXPECT_EVENTS(test, { RELEASE, 0, NR_PAGES });
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+
+	/* An unbound file converts like any other; there is no one to ask. */
+	KUNIT_EXPECT_EQ(test, convert(0, 4, true, 0), 0);
+	KUNIT_EXPECT_EQ(test, convert(0, 4, false, 0), 0);
+	EXPECT_EVENTS(test, { MAKE_SHARED, 1, 2 });
+
+	KUNIT_EXPECT_EQ(test, set_slot(NR_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, get_pfn(1, &pfn), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+}
+
+static void gmem_core_release(struct kunit *test)
+{
+	fill(1, 0x11);
+	fill(9, 0x99);
+	start_here();
+
+	close_fd(dbl->fd);
+	dbl->fd = -1;
+	flush_delayed_fput();
+	EXPECT_EVENTS(test, { INVALIDATE, 0, NR_PAGES }, { RELEASE, 0, NR_PAGES },
+		      { FREE_FOLIO, 1, 2 }, { FREE_FOLIO, 9, 10 });
+}
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
+static int populate_reject(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
+			   struct page *src, void *opaque)
+{
+	u8 *byte = pfn_to_kaddr(pfn);
+
+	KUNIT_EXPECT_NULL(dbl->test, src);
+	*(u8 *)opaque = *byte;
+	memset(byte, 0xcc, PAGE_SIZE);
+	return gfn == BASE_GFN + 2 ? -EBADMSG : -EIO;
+}
+
+static void gmem_core_populate(struct kunit *test)
+{
+	u8 seen = 0xff;
+
+	KUNIT_ASSERT_EQ(test, convert(1, 4, true, 0), 0);
+	fill(1, 0x11);
+
+	scoped_guard(mutex, &dbl->kvm->slots_lock) {
+		/* Loads what is in the page, zeros if it is absent. */
+		KUNIT_EXPECT_EQ(test, kvm_gmem_populate(dbl->kvm, BASE_GFN + 1, NULL, 1, false,
+							populate_reject, &seen), -EIO);
+		KUNIT_EXPECT_EQ(test, seen, 0x11);
+		KUNIT_EXPECT_EQ(test, kvm_gmem_populate(dbl->kvm, BASE_GFN + 2, NULL, 1, false,
+							populate_reject, &seen), -EBADMSG);
+		KUNIT_EXPECT_EQ(test, seen, 0);
+
+		/* Shared memory isn't launched. */
+		KUNIT_EXPECT_EQ(test, kvm_gmem_populate(dbl->kvm, BASE_GFN + 5, NULL, 1, false,
+							populate_reject, &seen), -EINVAL);
+	}
+
+	/* What the platform corrected is for user space to read. */
+	expect_state(test, 1, 2, true);
+	expect_state(test, 2, 3, false);
+	expect_state(test, 3, 4, true);
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0xcc);
+}
+#endif
+
+/* A kernel thread sees no file system; init does. */
+static struct file *open_dev_kvm(void)
+{
+	struct task_struct *init;
+	struct file *file;
+	struct path root;
+
+	scoped_guard(rcu) {
+		init = pid_task(find_pid_ns(1, &init_pid_ns), PIDTYPE_PID);
+		get_task_struct(init);
+	}
+
+	task_lock(init);
+	get_fs_root(init->fs, &root);
+	task_unlock(init);
+	put_task_struct(init);
+
+	file = file_open_root(&root, "dev/kvm", O_RDWR, 0);
+	path_put(&root);
+	return file;
+}
+
+static int open_vm(struct kunit *test)
+{
+	struct file *dev __free(fput) = NULL;
+	struct file *file;
+
+	file = open_dev_kvm();
+	if (IS_ERR(file))
+		kunit_skip(test, "no /dev/kvm: %ld", PTR_ERR(file));
+	dev = file;
+
+	dbl->vm_fd = dev->f_op->unlocked_ioctl(dev, KVM_CREATE_VM, 0);
+	if (dbl->vm_fd < 0)
+		return dbl->vm_fd;
+
+	file = fget(dbl->vm_fd);
+	dbl->kvm = file->private_data;
+	fput(file);
+	return 0;
+}
+
+static int open_file(struct kunit *test)
+{
+	struct file *file;
+
+	dbl->fd = get_unused_fd_flags(0);
+	if (dbl->fd < 0)
+		return dbl->fd;
+
+	file = kvm_gmem_create_file(dbl->kvm, &double_ops, NR_PAGES << PAGE_SHIFT,
+				    GUEST_MEMFD_FLAG_INIT_SHARED);
+	if (IS_ERR(file)) {
+		put_unused_fd(dbl->fd);
+		dbl->fd = -1;
+		return PTR_ERR(file);
+	}
+
+	fd_install(dbl->fd, file);
+	dbl->f = file->private_data;
+	return 0;
+}
+
+static int gmem_core_init(struct kunit *test)
+{
+	unsigned long addr;
+	int r;
+
+	dbl = kunit_kzalloc(test, sizeof(*dbl), GFP_KERNEL);
+	if (!dbl)
+		return -ENOMEM;
+
+	dbl->test = test;
+	dbl->vm_fd = -1;
+	dbl->fd = -1;
+	dbl->content[true] = (struct kvm_gmem_content){ ZERO | PRESERVE | DISCARD, PRESERVE };
+	dbl->content[false] = dbl->content[true];
+
+	/* The caller's mm is to be that of the VM. */
+	addr = kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	if (!addr || IS_ERR_VALUE(addr))
+		return -ENOMEM;
+	dbl->umem = (void __user *)addr;
+
+	r = open_vm(test);
+	if (!r)
+		r = open_file(test);
+	if (!r)
+		r = set_slot(NR_PAGES);
+	start_here();
+	return r;
+}
+
+static void gmem_core_exit(struct kunit *test)
+{
+	if (dbl && dbl->fd >= 0)
+		close_fd(dbl->fd);
+	if (dbl && dbl->vm_fd >= 0)
+		close_fd(dbl->vm_fd);
+	flush_delayed_fput();
+	dbl = NULL;
+}
+
+static struct kunit_case gmem_core_cases[] = {
+	KUNIT_CASE(gmem_core_to_private),
+	KUNIT_CASE(gmem_core_to_shared),
+	KUNIT_CASE(gmem_core_mixed_range),
+	KUNIT_CASE(gmem_core_content),
+	KUNIT_CASE(gmem_core_veto),
+	KUNIT_CASE(gmem_core_prepare_fails),
+	KUNIT_CASE(gmem_core_make_shared_fails),
+	KUNIT_CASE(gmem_core_make_private),
+	KUNIT_CASE(gmem_core_discard),
+	KUNIT_CASE(gmem_core_punch),
+	KUNIT_CASE(gmem_core_unbind),
+	KUNIT_CASE(gmem_core_release),
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
+	KUNIT_CASE(gmem_core_populate),
+#endif
+	{}
+};
+
+static struct kunit_suite gmem_core_suite = {
+	.name = "gmem_core",
+	.init = gmem_core_init,
+	.exit = gmem_core_exit,
+	.test_cases = gmem_core_cases,
+};
+
+kunit_test_suite(gmem_core_suite);
