@@ -70,6 +70,8 @@ help:
 	make check ARCH=x86      ... of x86 (x86, x86-debug), arm64 (arm64, arm64-protected), host
 	make check T=NAME,...    ... of these names (lab/tests; shell patterns)
 	make list                the tests that ARCH= and T= select
+	make bench               base and ours side by side, in instructions (QUICK=1: what takes
+	                         long on the base is measured on less; T=GROUP,...: only these)
 	make demo [FILE=path]    a guest's private memory, shown with a file of yours
 	make shell [ARCH=x86]    boot the image of a platform to a command loop
 	make gdb [ARCH=x86]      the same, halted, with a gdb port
@@ -160,6 +162,22 @@ lab-build-warnings: kernel-x86 kernel-arm64
 
 lab-tree-roundtrip: tree
 	@lab/roundtrip.sh
+
+# ---- measuring ----
+
+# The base, unpatched, to compare with; configured as ours.
+.PHONY: kernel-base bench
+kernel-base: tree $(tools)/progress
+	@$(call lock,base-x86)
+	lab/base-tree.sh
+	mkdir -p build/base/x86
+	lab/config.sh build/base/linux build/base/x86 x86_64 $(call frags,x86)
+	$(tools)/progress "kernel base" build/logs/build-base.log $(steps_x86) \
+		env -u MAKEFLAGS -u MAKELEVEL make -C build/base/linux O=$(CURDIR)/build/base/x86 \
+		ARCH=x86_64 CROSS_COMPILE= CC="ccache gcc" -j$(JOBS) bzImage
+
+bench: image-x86 kernel-base $(tools)/bench
+	@$(tools)/bench $(if $(QUICK),-q) $(if $(T),-o '$(T)')
 
 # ---- hacking ----
 

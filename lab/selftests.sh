@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # selftests.sh ARCH CROSS JOBS: build, static, the KVM selftests that lab/tests
-# names for ARCH (x86, arm64), and the demo, into build/ARCH/selftests.
+# names for ARCH (x86, arm64), the benchmark and the demo, into
+# build/ARCH/selftests.
 set -eu
 arch=$1 cross=$2 jobs=$3
 top=$PWD
@@ -17,6 +18,7 @@ for t in $(build/lab/runner -a "$arch" -l | awk '{ sub(/\..*/, "", $2); print $2
 	[ ! -e "$src/$arch/$t.c" ] || t=$arch/$t
 	want="$want $out/$t"
 done
+[ $arch != x86 ] || want="$want $out/x86/guest_memfd_bench"
 mkdir -p "$out"
 unset MAKEFLAGS MAKELEVEL
 export LDFLAGS=-static

@@ -643,6 +643,10 @@ static void range_group(bool slot)
 
 struct scatter {
 	struct bench b;
+
+	/* A VM whose type has no private memory: it looks nothing up. */
+	struct bench bare;
+
 	struct kvm_random_state random;
 	unsigned long *taken;
 	u64 nr;
@@ -744,35 +748,22 @@ static struct cost shared_fault(struct bench *b)
 	return median(&s);
 }
 
-/* A VM type without private memory looks nothing up; all else is the same. */
-static struct cost fault_without_look_up(void)
+static void fault_rows(struct scatter *s)
 {
-	struct cost c;
-	struct bench b;
-
-	new_guest(&b, VM_TYPE_DEFAULT, RESERVED);
-	b.size = args.size;
-	b.mem = map_sparse(b.size);
-	bind_slot(&b);
-	c = shared_fault(&b);
-	close_bench(&b);
-	return c;
-}
-
-static void fault_rows(struct scatter *s, struct cost bare)
-{
-	struct cost private, shared;
+	struct cost private, shared, bare;
 
 	at("guest faults %s", s->after);
 	private = private_fault(&s->b);
 	shared = shared_fault(&s->b);
+	bare = shared_fault(&s->bare);
 	row(private, unit, name("fault-private-%lu", s->nr), NULL,
 	    "one guest fault, private page, %s", s->after);
 	row(shared, unit, name("fault-shared-%lu", s->nr), NULL,
 	    "one guest fault, shared page, %s", s->after);
+	row(bare, unit, name("fault-bare-%lu", s->nr), NULL,
+	    "... of a VM without private memory");
 	row(single(shared.value - min(shared.value, bare.value)), unit,
-	    name("look-up-%lu", s->nr), NULL,
-	    "... more than in a VM without: its look-ups");
+	    name("look-up-%lu", s->nr), NULL, "... difference: the look-ups");
 }
 
 static void slot_rows(struct scatter *s)
@@ -816,34 +807,41 @@ static void ioctl_row(void)
 	close_bench(&b);
 }
 
+static void open_scatter(struct scatter *s)
+{
+	*s = (struct scatter) { .random = new_kvm_random_state(1) };
+	s->taken = calloc(args.size / PAGE_SIZE / 64, sizeof(*s->taken));
+	TEST_ASSERT(s->taken, "No memory");
+
+	new_guest(&s->bare, VM_TYPE_DEFAULT, RESERVED);
+	s->bare.size = args.size;
+	s->bare.mem = map_sparse(args.size);
+	bind_slot(&s->bare);
+
+	new_guest(&s->b, KVM_X86_SW_PROTECTED_VM, RESERVED);
+	open_two_backings(&s->b, args.size);
+	bind_slot(&s->b);
+}
+
 static void scatter_group(void)
 {
 	const u64 levels[] = { 1, args.scattered / 100, args.scattered };
-	struct scatter s = { .random = new_kvm_random_state(1) };
-	struct cost bare;
+	struct scatter s;
 	int i;
 
 	ioctl_row();
 	fresh_row();
-	at("guest faults of a VM without private memory");
-	bare = fault_without_look_up();
-	row(bare, unit, "fault-bare", NULL,
-	    "one guest fault, VM without private memory");
-
-	s.taken = calloc(args.size / PAGE_SIZE / 64, sizeof(*s.taken));
-	TEST_ASSERT(s.taken, "No memory");
-	new_guest(&s.b, KVM_X86_SW_PROTECTED_VM, RESERVED);
-	open_two_backings(&s.b, args.size);
-	bind_slot(&s.b);
+	open_scatter(&s);
 	for (i = 0; i < ARRAY_SIZE(levels); i++) {
 		if (levels[i] <= s.nr)
 			continue;
 		scatter_to(&s, levels[i]);
 		change_rows(&s);
-		fault_rows(&s, bare);
+		fault_rows(&s);
 	}
 	slot_rows(&s);
 	close_bench(&s.b);
+	close_bench(&s.bare);
 	free(s.taken);
 }
 

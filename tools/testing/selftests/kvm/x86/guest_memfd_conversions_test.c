@@ -770,27 +770,25 @@ static void provide_page(int uffd, void *page, void *content)
 	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY: errno %d", errno);
 }
 
-/* A word between @page of this process and the file in its parent's mapping. */
-static ssize_t copy_remote(void *page, struct gmem *g)
+/* Of a word: here is this process's, there the file in its parent's mapping. */
+struct remote_copy {
+	void *here;
+	void *there;
+};
+
+static ssize_t copy_word(struct remote_copy *copy)
 {
-	struct iovec local = { .iov_base = page, .iov_len = 8 };
-	struct iovec remote = { .iov_base = g->mem + REMOTE_PAGE * PAGE_SIZE, .iov_len = 8 };
+	struct iovec local = { .iov_base = copy->here, .iov_len = 8 };
+	struct iovec remote = { .iov_base = copy->there, .iov_len = 8 };
 
 	if (remote_copy_writes)
 		return process_vm_writev(getppid(), &local, 1, &remote, 1, 0);
 	return process_vm_readv(getppid(), &local, 1, &remote, 1, 0);
 }
 
-struct stopped_copy {
-	struct gmem *g;
-	void *page;
-};
-
 static void *copy_thread(void *arg)
 {
-	struct stopped_copy *copy = arg;
-
-	TEST_ASSERT_EQ(copy_remote(copy->page, copy->g), 8);
+	TEST_ASSERT_EQ(copy_word(arg), 8);
 	return NULL;
 }
 
@@ -801,25 +799,27 @@ static void *copy_thread(void *arg)
 static void child_copies(struct child *c, struct gmem *g)
 {
 	u64 content[PAGE_SIZE / sizeof(u64)] = { OTHER };
-	struct stopped_copy copy = { .g = g };
+	struct remote_copy copy = { .there = g->mem + REMOTE_PAGE * PAGE_SIZE };
 	struct uffd_msg msg;
 	pthread_t thread;
 	int uffd;
 
 	kvm_munmap(g->mem, g->size);
-	uffd = missing_page(&copy.page);
+	uffd = missing_page(&copy.here);
 	kvm_pthread_create(&thread, NULL, copy_thread, &copy);
 	TEST_ASSERT_EQ(read(uffd, &msg, sizeof(msg)), sizeof(msg));
 	child_tells(c);
 
 	child_waits(c);
-	provide_page(uffd, copy.page, content);
+	provide_page(uffd, copy.here, content);
 	kvm_pthread_join(thread, NULL);
+	TEST_ASSERT_EQ(READ_ONCE(*(u64 *)copy.here),
+		       remote_copy_writes ? OTHER : VAL + REMOTE_PAGE);
 	child_tells(c);
 
 	/* By now the page is private. */
 	child_waits(c);
-	TEST_ASSERT(copy_remote(copy.page, g) == -1 && errno == EFAULT,
+	TEST_ASSERT(copy_word(&copy) == -1 && errno == EFAULT,
 		    "Copy of a private page: errno %d", errno);
 }
 
@@ -893,11 +893,6 @@ static void child_is_foreign(struct child *c, struct gmem *g)
 	check_foreign(g->fd);
 }
 
-static void setup_for_foreign(struct gmem *g, struct kvm_vm *vm)
-{
-	new_mixed_file(g, vm);
-}
-
 static void check_after_foreign(struct kvm_vcpu *vcpu, struct gmem *g)
 {
 	gmem_guest_check_fill(vcpu, g, 0, FIRST, OTHER);
@@ -916,7 +911,7 @@ GMEM_TEST(foreign_forked)
 	struct child c;
 	struct gmem g;
 
-	setup_for_foreign(&g, self->vm);
+	new_mixed_file(&g, self->vm);
 	child_start(&c, child_is_foreign, &g);
 	child_join(&c);
 	check_after_foreign(self->vcpu, &g);
@@ -979,7 +974,7 @@ GMEM_TEST(foreign_executed)
 	char arg[16];
 	pid_t pid;
 
-	setup_for_foreign(&g, self->vm);
+	new_mixed_file(&g, self->vm);
 	TEST_ASSERT(!socketpair(AF_UNIX, SOCK_STREAM, 0, socks), "socketpair() failed");
 	snprintf(arg, sizeof(arg), "%d", socks[1]);
 	fcntl(g.fd, F_SETFD, FD_CLOEXEC);
