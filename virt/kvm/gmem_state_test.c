@@ -22,7 +22,8 @@
 #define MAX_PAGES	(ULONG_MAX >> PAGE_SHIFT)
 
 #define RACE_ROUNDS	100
-#define RANDOM_OPS	200000
+/* KASAN and lockdep look at each operation; that many of them take minutes. */
+#define RANDOM_OPS	(IS_ENABLED(CONFIG_KASAN) ? 20000 : 200000)
 #define RANDOM_PAGES	(3 * PIECE + 12345)
 
 static unsigned long gmem_state_kunit_seed = 0x67656d21;
