@@ -111,7 +111,8 @@ tree: base
 	@$(call lock,tree)
 	lab/tree.sh $(if $(DISCARD),discard)
 
-$(tools)/runner: lab/machine.c lab/tests.c lab/runner.h
+$(tools)/runner: lab/machine.c lab/tests.c lab/port.c lab/runner.h lab/port.h
+$(tools)/bench: lab/port.c lab/port.h
 $(tools)/%: lab/%.c | packages
 	@mkdir -p $(@D) build/logs
 	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $(filter %.c,$^)

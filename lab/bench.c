@@ -22,7 +22,6 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -33,13 +32,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "port.h"
 
 #define PROGRAM		"guest_memfd_bench"
 #define LOGS		"build/logs/bench"
 #define OUT		"build/bench"
-#define VERDICT_FD	9
 #define MAX_ROWS	512
 
 /* The longest call of the base is over in two minutes on a slow host. */
@@ -101,36 +100,14 @@ static char arguments[256];
 /* Instructions that zero a page, as the program found. */
 static unsigned long long zero_page;
 
-static void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	fputs("lab: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
-	va_end(ap);
-	exit(2);
-}
-
-static long long now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
-
 /* ---- The machine ---- */
 
 struct machine {
 	struct kernel *k;
 	pid_t	pid;
-	int	port;
+	struct port port;
 	FILE	*log;
 	long long start;
-	size_t	len;
-	char	buf[8192];
 };
 
 static void boot(struct machine *m, struct kernel *k)
@@ -160,14 +137,14 @@ static void boot(struct machine *m, struct kernel *k)
 		_exit(127);
 	}
 	close(sv[1]);
-	m->port = sv[0];
+	m->port.fd = sv[0];
 }
 
 static void end(struct machine *m)
 {
 	kill(m->pid, SIGKILL);
 	waitpid(m->pid, NULL, 0);
-	close(m->port);
+	close(m->port.fd);
 	fclose(m->log);
 	m->k->seconds = (now_ms() - m->start) / 1000;
 }
@@ -185,32 +162,18 @@ static void fail(struct machine *m, const char *fmt, ...)
 	va_end(ap);
 }
 
-/* The next line without its newline, or NULL when the machine is dead or silent. */
+/* The next line, or NULL when the machine is dead or silent. */
 static char *get_line(struct machine *m, char *line, size_t size)
 {
-	struct pollfd fd = { m->port, POLLIN, 0 };
-	ssize_t n;
-	char *nl;
+	bool died;
 
-	while (!(nl = memchr(m->buf, '\n', m->len))) {
-		if (m->len == sizeof(m->buf))
-			m->len = 0;
-		if (poll(&fd, 1, SILENCE_MS) <= 0) {
-			fail(m, "silent for %lld minutes", SILENCE_MS / 60000);
-			return NULL;
-		}
-		n = read(m->port, m->buf + m->len, sizeof(m->buf) - m->len);
-		if (n <= 0) {
-			fail(m, "the machine died");
-			return NULL;
-		}
-		m->len += n;
-	}
-	*nl++ = '\0';
-	snprintf(line, size, "%s", m->buf);
-	m->len -= nl - m->buf;
-	memmove(m->buf, nl, m->len);
-	return line;
+	if (port_line(&m->port, line, size, now_ms() + SILENCE_MS, &died))
+		return line;
+	if (died)
+		fail(m, "the machine died");
+	else
+		fail(m, "silent for %lld minutes", SILENCE_MS / 60000);
+	return NULL;
 }
 
 /* ---- What the program says ---- */
@@ -305,7 +268,7 @@ static void run(struct kernel *k)
 	show(&m, "booting");
 	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", PROGRAM, PROGRAM_SECONDS,
 		     PROGRAM, arguments);
-	if (follow(&m, "ready") && write(m.port, cmd, n) == n)
+	if (follow(&m, "ready") && write(m.port.fd, cmd, n) == n)
 		follow(&m, "end ");
 	end(&m);
 	if (!k->failed && strcmp(k->unit, "insn"))

@@ -4,7 +4,6 @@
  * verdict port (see lab/init.c), what the console says when it dies.
  */
 #define _GNU_SOURCE
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,12 +11,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "runner.h"
-
-#define VERDICT_FD	9
 
 #define QEMU_X86(more)							\
 	"qemu-system-x86_64 -M q35 -accel tcg,thread=single "		\
@@ -51,14 +47,6 @@ const struct platform platforms[NR_PLATFORMS] = {
 	  "mode initialized successfully", 1 },
 	{ "host", "host", NULL, NULL, NULL, NULL, NULL, NULL, 1 },
 };
-
-long long now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
 
 /*
  * The QEMU command.  Without @words: for the runner, with the verdict port and
@@ -116,7 +104,7 @@ bool boot_machine(struct machine *m, const struct platform *p)
 
 	memset(m, 0, sizeof(*m));
 	m->p = p;
-	m->port = -1;
+	m->port.fd = -1;
 	snprintf(console, sizeof(console), "build/logs/%s/console.log", p->name);
 	m->console = stat(console, &st) ? 0 : st.st_size;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
@@ -125,7 +113,7 @@ bool boot_machine(struct machine *m, const struct platform *p)
 	if (!m->pid)
 		exec_qemu(p, sv[1]);
 	close(sv[1]);
-	m->port = sv[0];
+	m->port.fd = sv[0];
 	return m->pid > 0;
 }
 
@@ -137,7 +125,7 @@ void end_machine(struct machine *m)
 	/* kill(-1, ...) would end much more. */
 	if (m->pid <= 0)
 		goto out;
-	if (write(m->port, "off\n", 4) == 4)
+	if (write(m->port.fd, "off\n", 4) == 4)
 		for (i = 0; i < 100; i++) {
 			if (waitpid(m->pid, NULL, WNOHANG) == m->pid)
 				goto out;
@@ -146,42 +134,7 @@ void end_machine(struct machine *m)
 	kill(m->pid, SIGKILL);
 	waitpid(m->pid, NULL, 0);
 out:
-	close(m->port);
-}
-
-/*
- * The next line from the machine, without its newline.  NULL: end of file or
- * @deadline (ms); *died tells which.
- */
-static char *get_line(struct machine *m, char *line, size_t size,
-		      long long deadline, bool *died)
-{
-	struct pollfd fd = { m->port, POLLIN, 0 };
-	ssize_t n;
-	char *nl;
-
-	*died = false;
-	while (!(nl = memchr(m->buf, '\n', m->len))) {
-		long long left = deadline - now_ms();
-
-		if (left <= 0)
-			return NULL;
-		if (m->len == sizeof(m->buf))
-			m->len = 0;
-		if (poll(&fd, 1, left) <= 0)
-			continue;
-		n = read(m->port, m->buf + m->len, sizeof(m->buf) - m->len);
-		if (n <= 0) {
-			*died = true;
-			return NULL;
-		}
-		m->len += n;
-	}
-	*nl++ = '\0';
-	snprintf(line, size, "%s", m->buf);
-	m->len -= nl - m->buf;
-	memmove(m->buf, nl, m->len);
-	return line;
+	close(m->port.fd);
 }
 
 /* In @buf: the first line of @f that has a word of a death; false: none has. */
@@ -275,7 +228,7 @@ bool follow(struct machine *m, FILE *log, struct outcome *o, const char *until,
 	char line[2048], why[160];
 	bool died;
 
-	while (get_line(m, line, sizeof(line), deadline, &died)) {
+	while (port_line(&m->port, line, sizeof(line), deadline, &died)) {
 		take_line(m, line, log, o);
 		if (!strncmp(line, until, strlen(until))) {
 			o->status = 0;

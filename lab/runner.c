@@ -98,7 +98,7 @@ static bool run_test(struct machine *m, const struct test *t, bool *passed)
 	start_outcome(&o, p, t->name);
 	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", t->name,
 		     (int)(t->seconds * scale), t->name, t->args);
-	if (write(m->port, cmd, n) != n)
+	if (write(m->port.fd, cmd, n) != n)
 		fprintf(log, "cannot write to the verdict port\n");
 	alive = follow(m, log, &o, "end ",
 		       start + (t->seconds * scale + 30) * 1000);

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "port.h"
+
 #define MAX_TESTS	256
 #define NR_PLATFORMS	5
 #define STATUS_TIMEOUT	512
@@ -52,18 +54,15 @@ struct outcome {
 struct machine {
 	const struct platform *p;
 	pid_t	pid;
-	int	port;
 	long	console;	/* where this boot begins in console.log */
 	bool	said;		/* the kernel said p->says */
-	size_t	len;
-	char	buf[8192];
+	struct port port;
 };
 
 /* tests.c: what is to run, and what counts as passed */
 extern const char *only_arch, *only_test;
 extern struct totals *totals;	/* [NR_PLATFORMS], shared with the children */
 
-void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 void put_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void read_table(const char *path);
 int select_tests(const struct platform *p, struct test **list);
@@ -77,7 +76,6 @@ bool judge(const struct outcome *o);
 /* machine.c: QEMU, and the verdict port */
 extern const struct platform platforms[NR_PLATFORMS];
 
-long long now_ms(void);
 void qemu_command(const struct platform *p, const char *words, const char *initrd,
 		  const char *console, char *buf, size_t size);
 bool boot_machine(struct machine *m, const struct platform *p);

@@ -39,18 +39,6 @@ static int nr_tests, nr_skips;
 const char *only_arch = "", *only_test = "";
 struct totals *totals;
 
-void die(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	fputs("lab: ", stderr);
-	vfprintf(stderr, fmt, ap);
-	fputc('\n', stderr);
-	va_end(ap);
-	exit(2);
-}
-
 /* One write(), so that lines of platforms that run together stay whole. */
 void put_line(const char *fmt, ...)
 {
