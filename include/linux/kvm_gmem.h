@@ -112,12 +112,13 @@ struct kvm_gmem_ops {
 int kvm_gmem_migrate_folio(struct address_space *mapping, struct folio *dst,
 			   struct folio *src, enum migrate_mode mode);
 int kvm_gmem_error_folio(struct address_space *mapping, struct folio *folio);
+void kvm_gmem_leak_folio(struct folio *folio);
 
 /*
  * @free: the ->free_folio() of the VM type, which makes the platform give up a
  *	  folio that has left its file; NULL if the platform never owns any.  It
- *	  is called with the last reference but the file's: if the platform refuses,
- *	  folio_get() keeps the folio from the allocator for good.
+ *	  is called before the file's references are dropped: if the platform refuses,
+ *	  kvm_gmem_leak_folio() keeps the folio from the allocator.
  */
 #define KVM_GMEM_AOPS(free)					\
 	{							\

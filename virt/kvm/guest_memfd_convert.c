@@ -164,17 +164,14 @@ static int kvm_gmem_may_convert(struct gmem_conversion *c)
 }
 
 /*
- * The platform refuses to give @folio back: make it leave the file without ever
- * reaching the allocator.  The index reads as a hole from now on.
+ * The platform refuses to make @folio shared.  There is no way back: it leaves the
+ * file, and the index reads as a hole from now on.
  */
-static void kvm_gmem_leak_folio(struct gmem_conversion *c, struct folio *folio)
+static void kvm_gmem_leak_unshared(struct gmem_conversion *c, struct folio *folio)
 {
 	long nr_pages = folio_nr_pages(folio);
 
-	pr_err_ratelimited("kvm: guest_memfd: %ld pages at pfn 0x%lx are lost, the platform refuses to make them shared\n",
-			   nr_pages, folio_pfn(folio));
-
-	folio_get(folio);
+	kvm_gmem_leak_folio(folio);
 	kvm_gmem_drop_folios(c->f, folio->index, folio_next_index(folio));
 	atomic64_add(nr_pages, &c->f->kvm->stat.generic.gmem_pages_leaked);
 }
@@ -189,7 +186,7 @@ static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *foli
 
 	if (moves && !c->to_private && ops->make_shared &&
 	    !ops->make_shared(folio_pfn(folio), folio_order(folio))) {
-		kvm_gmem_leak_folio(c, folio);
+		kvm_gmem_leak_unshared(c, folio);
 		return;
 	}
 

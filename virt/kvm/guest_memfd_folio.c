@@ -141,6 +141,19 @@ pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end)
 	return index;
 }
 
+/*
+ * The platform doesn't give @folio back: keep it from the allocator for good, by a
+ * reference that no one puts.  Its next user would corrupt a guest's memory, or die
+ * of touching it.  Called while the caller holds another reference.
+ */
+void kvm_gmem_leak_folio(struct folio *folio)
+{
+	folio_get(folio);
+	pr_err_ratelimited("kvm: guest_memfd: %ld pages at pfn 0x%lx are leaked, the platform doesn't give them back\n",
+			   folio_nr_pages(folio), folio_pfn(folio));
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_leak_folio);
+
 static int kvm_gmem_prepare_edge(struct inode *inode, pgoff_t index)
 {
 	const struct kvm_gmem_ops *ops = GMEM_I(inode)->ops;

@@ -372,6 +372,22 @@ static void gmem_core_mixed_range(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
 }
 
+/* PRESERVE leaves alone what is there already: a zap may cost a VM type the bytes. */
+static void gmem_core_preserve(struct kunit *test)
+{
+	fill(1, 0x11);
+	KUNIT_ASSERT_EQ(test, convert(0, 4, true, 0), 0);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, convert(0, 4, true, PRESERVE), 0);
+	EXPECT_NO_EVENT(test);
+
+	/* Whereas the other flags ask for something. */
+	KUNIT_EXPECT_EQ(test, convert(0, 4, true, ZERO), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { INVALIDATE, 0, 4 });
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
+}
+
 static void gmem_core_content(struct kunit *test)
 {
 	fill(0, 0x10);
@@ -562,6 +578,38 @@ static void gmem_core_release(struct kunit *test)
 		      { FREE_FOLIO, 1, 2 }, { FREE_FOLIO, 9, 10 });
 }
 
+static unsigned long walked_pages, walked_pfns;
+
+static void count_walked(kvm_pfn_t pfn, unsigned long nr_pages)
+{
+	walked_pages += nr_pages;
+	walked_pfns += pfn;
+}
+
+/* What is present and within the gfns, and nothing else. */
+static void gmem_core_walk(struct kunit *test)
+{
+	struct kvm_memory_slot *slot = get_slot();
+	kvm_pfn_t pfn[2];
+
+	fill(1, 0x11);
+	fill(4, 0x44);
+	fill(7, 0x77);
+	KUNIT_ASSERT_EQ(test, get_pfn(4, &pfn[0]), 0);
+	KUNIT_ASSERT_EQ(test, get_pfn(7, &pfn[1]), 0);
+	walked_pages = 0;
+	walked_pfns = 0;
+
+	scoped_guard(mutex, &dbl->kvm->slots_lock) {
+		kvm_gmem_walk_present(slot, BASE_GFN + 2, BASE_GFN + 8, count_walked);
+		KUNIT_EXPECT_EQ(test, walked_pages, 2);
+		KUNIT_EXPECT_EQ(test, walked_pfns, pfn[0] + pfn[1]);
+
+		kvm_gmem_walk_present(slot, BASE_GFN + 5, BASE_GFN + 7, count_walked);
+		KUNIT_EXPECT_EQ(test, walked_pages, 2);
+	}
+}
+
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 static int populate_reject(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
 			   struct page *src, void *opaque)
@@ -711,6 +759,7 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_to_private),
 	KUNIT_CASE(gmem_core_to_shared),
 	KUNIT_CASE(gmem_core_mixed_range),
+	KUNIT_CASE(gmem_core_preserve),
 	KUNIT_CASE(gmem_core_content),
 	KUNIT_CASE(gmem_core_veto),
 	KUNIT_CASE(gmem_core_prepare_fails),
@@ -720,6 +769,7 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_punch),
 	KUNIT_CASE(gmem_core_unbind),
 	KUNIT_CASE(gmem_core_release),
+	KUNIT_CASE(gmem_core_walk),
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 	KUNIT_CASE(gmem_core_populate),
 #endif

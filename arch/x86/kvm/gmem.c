@@ -2,8 +2,6 @@
 /*
  * What guest_memfd has to know about the types of x86 VMs; see kvm_gmem.h.
  */
-#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
-
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_host.h>
 
@@ -34,24 +32,6 @@ static const struct kvm_gmem_ops sw_protected_gmem_ops = {
 	.content	= sw_protected_gmem_content,
 };
 
-/*
- * VMs without private memory.  They may be SEV or SEV-ES guests all the same, even
- * those of the default type as long as KVM_SEV_INIT may come: what the guest wrote
- * through its key may linger in caches, and would land on the next user's data.
- */
-static void default_gmem_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
-				       struct kvm_gfn_range *range)
-{
-	kvm_arch_guest_memory_reclaimed(kvm);
-}
-
-static const struct kvm_gmem_ops default_gmem_ops = {
-	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
-	.zap_on_convert	= true,
-	.aops		= &kvm_gmem_default_aops,
-	.release_range	= default_gmem_release_range,
-};
-
 const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm)
 {
 	bool is_sw_protected = kvm ? kvm->arch.vm_type == KVM_X86_SW_PROTECTED_VM :
@@ -60,5 +40,5 @@ const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm)
 	if (is_sw_protected)
 		return &sw_protected_gmem_ops;
 
-	return kvm_x86_call(gmem_ops)(kvm) ?: &default_gmem_ops;
+	return kvm_x86_call(gmem_ops)(kvm) ?: &kvm_gmem_default_ops;
 }

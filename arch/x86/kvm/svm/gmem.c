@@ -14,7 +14,7 @@
  *
  * The host dies of a write to an assigned page.  Hence no such page may reach the
  * allocator, come what may: if the platform refuses to take a page back, the
- * page is lost.
+ * page is leaked.
  *
  * The RMP has no lock.  A page's entry is KVM's to change while it is in a file
  * and the file's invalidate_lock is held, for write or, to assign a page, for read
@@ -314,21 +314,15 @@ static bool snp_gmem_make_shared(kvm_pfn_t pfn, int order)
 }
 
 /*
- * The folio has left its file, of which neither VM nor mapping may be left.  The
- * caller is about to drop the file's references; with one more, the folio never
- * gets to the allocator.
+ * The folio has left its file, of which neither VM nor mapping may be left.
  *
- * It isn't put on the host's list of leaked pages, which is threaded through what
- * may be, or become, the folio's LRU linkage.
+ * A leaked one isn't put on the host's list of leaked pages, which is threaded
+ * through what may be, or become, the folio's LRU linkage.
  */
 static void snp_gmem_free_folio(struct folio *folio)
 {
-	if (snp_gmem_make_shared(folio_pfn(folio), folio_order(folio)))
-		return;
-
-	folio_get(folio);
-	pr_err_ratelimited("SEV: %ld pages at PFN 0x%lx are lost, the platform refuses to take them back\n",
-			   folio_nr_pages(folio), folio_pfn(folio));
+	if (!snp_gmem_make_shared(folio_pfn(folio), folio_order(folio)))
+		kvm_gmem_leak_folio(folio);
 }
 
 static const struct address_space_operations snp_gmem_aops =
@@ -375,7 +369,7 @@ int sev_gmem_max_mapping_level(struct kvm *kvm, kvm_pfn_t pfn, bool is_private)
 /*
  * Get a page back that the firmware didn't take: as long as a launch hasn't made
  * it valid it is immutable, even to the host.  If that fails the page stays in the
- * file, assigned, and is lost when it leaves it.
+ * file, assigned, and is leaked when it leaves it.
  */
 static int snp_gmem_reclaim(struct kvm *kvm, kvm_pfn_t pfn)
 {

@@ -18,8 +18,6 @@
  * when the VM is gone: the page's next user would corrupt the TD's memory, get a
  * machine check, or both.
  */
-#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
-
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_host.h>
 
@@ -91,12 +89,8 @@ static bool tdx_gmem_make_shared(kvm_pfn_t pfn, int order)
 
 static void tdx_gmem_free_folio(struct folio *folio)
 {
-	if (!folio_test_checked(folio))
-		return;
-
-	folio_get(folio);
-	pr_err_ratelimited("guest_memfd: pfn 0x%lx is lost, the TDX module still owns it\n",
-			   folio_pfn(folio));
+	if (folio_test_checked(folio))
+		kvm_gmem_leak_folio(folio);
 }
 
 static const struct address_space_operations tdx_gmem_aops =
