@@ -13,6 +13,12 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 g="git -C $tree"
 
+# What build/linux was not made of is overwritten: git must have it.
+if [ "$out" = . ] && [ "$(cat $tree/.git/lab-key)" != "$(project_key .)" ]; then
+	mine=$(git status --porcelain -- MAINTAINERS patches $(own_candidates .) | cut -c4-)
+	[ -z "$mine" ] || fail "build/linux does not have these changes of yours; 'make tree' brings them there, or commit them first:" $mine
+fi
+
 # The state to export: a commit, or HEAD plus the edits of the working tree.
 head=$($g rev-parse "${commit:-HEAD}")
 final=$head

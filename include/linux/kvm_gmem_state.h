@@ -25,6 +25,9 @@
 /* Pages to a piece, i.e. to one XArray entry; 1 GiB with pages of 4 KiB. */
 #define GMEM_STATE_PIECE_PAGES	SZ_256K
 
+/* Pages to a block, the part of a mixed piece that may need memory of its own. */
+#define GMEM_STATE_BLOCK_PAGES	SZ_8K
+
 struct gmem_state_bitmap;
 struct gmem_state_change;
 
@@ -44,6 +47,7 @@ struct gmem_state {
 		unsigned int fail_at;
 		unsigned int nr_allocs;
 		unsigned int nr_bitmaps;
+		unsigned int nr_blocks;
 	} kunit;
 #endif
 };
@@ -56,6 +60,9 @@ struct gmem_state_edge {
 
 	/* Replaces a uniform piece at commit; NULL if none is needed. */
 	struct gmem_state_bitmap *bitmap;
+
+	/* For the blocks of a bitmap that the edge begins and ends in. */
+	unsigned long *spare[2];
 };
 
 /* On the caller's stack; only gmem_state_*() look inside. */

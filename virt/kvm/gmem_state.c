@@ -13,6 +13,12 @@
  * the map larger than one bit per page.  A bitmap exists only while its piece
  * is mixed; the commit that makes the piece uniform again drops the bitmap.
  *
+ * A bitmap is an array of blocks of words.  As long as all pages of a block have
+ * one value, it may be one of two constant blocks that all maps share; so the
+ * first change in a piece allocates and fills one block or two, not a bit for
+ * each of the piece's pages.  A block of a bitmap's own stays until the bitmap
+ * goes.
+ *
  * Writers: gmem_state_prepare(), then gmem_state_commit() or _abort().  The
  * caller's lock keeps other writers out from the first to the last of the two
  * calls (guest_memfd holds the file mapping's invalidate_lock for write).  At
@@ -26,10 +32,11 @@
  * a lock that excludes the writer, or detects it (mmu_invalidate_retry()).
  * Pages that the change doesn't cover never appear to change.
  *
- * Entries are published by xa_store(), a release, with the bitmap filled in
- * beforehand; bitmaps and XArray nodes are freed after a grace period.  The
- * callback that frees a bitmap is in this file: a module that contains it must
- * call rcu_barrier() after its last gmem_state_destroy() and before it goes.
+ * Entries are published by xa_store(), blocks by smp_store_release(), both with
+ * the words filled in beforehand.  Bitmaps, with their blocks, and XArray nodes
+ * are freed after a grace period.  The callback that frees a bitmap is in this
+ * file: a module that contains it must call rcu_barrier() after its last
+ * gmem_state_destroy() and before it goes.
  */
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
@@ -40,19 +47,22 @@
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
-#define GMEM_STATE_PIECE_LONGS	BITS_TO_LONGS(GMEM_STATE_PIECE_PAGES)
+#define GMEM_STATE_BLOCK_LONGS	BITS_TO_LONGS(GMEM_STATE_BLOCK_PAGES)
+#define GMEM_STATE_NR_BLOCKS	(GMEM_STATE_PIECE_PAGES / GMEM_STATE_BLOCK_PAGES)
 
-/*
- * The words are an allocation of their own because 32 KiB and a header, as one
- * object, would take 64 KiB from the page allocator.
- */
 struct gmem_state_bitmap {
-	unsigned long *words;
+	/* A block of its own, or gmem_state_uniform_blocks[value]. */
+	unsigned long *blocks[GMEM_STATE_NR_BLOCKS];
 
 	/* Set bits; for the writer only, it runs behind the words. */
 	unsigned int nr_set;
 
 	struct rcu_head rcu;
+};
+
+/* All pages have the value that is the index. */
+static unsigned long gmem_state_uniform_blocks[2][GMEM_STATE_BLOCK_LONGS] __ro_after_init = {
+	[true] = { [0 ... GMEM_STATE_BLOCK_LONGS - 1] = ~0UL },
 };
 
 static bool gmem_state_inject_failure(struct gmem_state *s)
@@ -71,19 +81,65 @@ static void gmem_state_count_bitmap(struct gmem_state *s, int nr)
 #endif
 }
 
+static void gmem_state_count_block(struct gmem_state *s, int nr)
+{
+#ifdef CONFIG_KVM_GMEM_KUNIT_TEST
+	s->kunit.nr_blocks += nr;
+#endif
+}
+
 /* All memory of the map, XArray nodes apart, comes from here. */
 static void *gmem_state_alloc(struct gmem_state *s, size_t size)
 {
 	if (gmem_state_inject_failure(s))
 		return NULL;
 
-	return kvmalloc(size, GFP_KERNEL_ACCOUNT);
+	return kmalloc(size, GFP_KERNEL_ACCOUNT);
+}
+
+/* Returns a block for gmem_state_change_block() to fill, or NULL. */
+static unsigned long *gmem_state_alloc_block(struct gmem_state *s)
+{
+	unsigned long *words;
+
+	words = gmem_state_alloc(s, GMEM_STATE_BLOCK_LONGS * sizeof(long));
+	if (words)
+		gmem_state_count_block(s, 1);
+	return words;
+}
+
+/* Returns a bitmap in which every page has @value, or NULL. */
+static struct gmem_state_bitmap *gmem_state_alloc_bitmap(struct gmem_state *s,
+							 bool value)
+{
+	struct gmem_state_bitmap *b;
+
+	b = gmem_state_alloc(s, sizeof(*b));
+	if (!b)
+		return NULL;
+
+	memset_p((void **)b->blocks, gmem_state_uniform_blocks[value],
+		 GMEM_STATE_NR_BLOCKS);
+	b->nr_set = value ? GMEM_STATE_PIECE_PAGES : 0;
+	gmem_state_count_bitmap(s, 1);
+	return b;
+}
+
+static bool gmem_state_block_is_own(const unsigned long *words)
+{
+	return words != gmem_state_uniform_blocks[false] &&
+	       words != gmem_state_uniform_blocks[true];
 }
 
 static void gmem_state_free_bitmap(struct gmem_state_bitmap *b)
 {
-	kvfree(b->words);
-	kvfree(b);
+	int i;
+
+	for (i = 0; i < GMEM_STATE_NR_BLOCKS; i++) {
+		if (gmem_state_block_is_own(b->blocks[i]))
+			kfree(b->blocks[i]);
+	}
+	kfree(b);
 }
 
 static void gmem_state_free_bitmap_rcu(struct rcu_head *rcu)
@@ -91,27 +147,17 @@ static void gmem_state_free_bitmap_rcu(struct rcu_head *rcu)
 	gmem_state_free_bitmap(container_of(rcu, struct gmem_state_bitmap, rcu));
 }
 
-/* Returns a bitmap in which every page has @value, or NULL. */
-static struct gmem_state_bitmap *gmem_state_alloc_bitmap(struct gmem_state *s,
-							 bool value)
+/* The map is about to lose this bitmap. */
+static void gmem_state_uncount(struct gmem_state *s, struct gmem_state_bitmap *b)
 {
-	const size_t size = GMEM_STATE_PIECE_LONGS * sizeof(long);
-	struct gmem_state_bitmap *b;
+	int i;
 
-	b = gmem_state_alloc(s, sizeof(*b));
-	if (!b)
-		return NULL;
+	if (!IS_ENABLED(CONFIG_KVM_GMEM_KUNIT_TEST))
+		return;
 
-	b->words = gmem_state_alloc(s, size);
-	if (!b->words) {
-		kvfree(b);
-		return NULL;
-	}
-
-	memset(b->words, value ? 0xff : 0, size);
-	b->nr_set = value ? GMEM_STATE_PIECE_PAGES : 0;
-	gmem_state_count_bitmap(s, 1);
-	return b;
+	for (i = 0; i < GMEM_STATE_NR_BLOCKS; i++)
+		gmem_state_count_block(s, -gmem_state_block_is_own(b->blocks[i]));
+	gmem_state_count_bitmap(s, -1);
 }
 
 static bool gmem_state_is_bitmap(const void *entry)
@@ -136,7 +182,7 @@ static void gmem_state_retire(struct gmem_state *s, void *entry)
 	if (!gmem_state_is_bitmap(entry))
 		return;
 
-	gmem_state_count_bitmap(s, -1);
+	gmem_state_uncount(s, b);
 	call_rcu(&b->rcu, gmem_state_free_bitmap_rcu);
 }
 
@@ -165,39 +211,88 @@ static void gmem_state_make_uniform(struct gmem_state *s, unsigned long piece,
 }
 
 /*
- * Set pages [first, first + nr) of a piece to @value.  Readers may be looking,
+ * Set pages [first, end) of a block to @value.  Readers may be looking,
  * gmem_state_test() at a neighbouring bit of the same word for one: write each
  * word once and whole, so that no intermediate value can be seen.  The caller's
- * lock makes this the only writer, hence no atomic read-modify-write.
+ * lock makes this the only writer, hence no atomic read-modify-write.  Returns
+ * how many pages have changed.
  */
-static void gmem_state_change_bits(struct gmem_state_bitmap *b,
-				   unsigned int first, unsigned int nr,
-				   bool value)
+static unsigned int gmem_state_change_words(unsigned long *words,
+					    unsigned int first,
+					    unsigned int end, bool value)
 {
 	unsigned long mask = BITMAP_FIRST_WORD_MASK(first);
-	unsigned int end = first + nr;
+	unsigned int i, changed = 0;
 	unsigned long old, new;
-	unsigned int i;
 
 	for (i = BIT_WORD(first); i < BITS_TO_LONGS(end); i++) {
 		if (i == BIT_WORD(end))
 			mask &= BITMAP_LAST_WORD_MASK(end);
 
-		old = b->words[i];
+		old = words[i];
 		new = value ? old | mask : old & ~mask;
 		if (new != old) {
-			WRITE_ONCE(b->words[i], new);
-			b->nr_set += hweight_long(new) - hweight_long(old);
+			WRITE_ONCE(words[i], new);
+			changed += hweight_long(new ^ old);
 		}
 		mask = ~0UL;
+	}
+
+	return changed;
+}
+
+/*
+ * Set pages [first, end) of block @i of a bitmap to @value.  Takes a block from
+ * @spare if one of the bitmap's own is needed, see gmem_state_needs_block().
+ */
+static void gmem_state_change_block(struct gmem_state_bitmap *b, unsigned int i,
+				    unsigned int first, unsigned int end,
+				    bool value, unsigned long **spare)
+{
+	unsigned int changed = end - first;
+	unsigned long *words = b->blocks[i];
+
+	if (words == gmem_state_uniform_blocks[value])
+		return;
+
+	if (gmem_state_block_is_own(words)) {
+		changed = gmem_state_change_words(words, first, end, value);
+	} else if (changed == GMEM_STATE_BLOCK_PAGES) {
+		WRITE_ONCE(b->blocks[i], gmem_state_uniform_blocks[value]);
+	} else {
+		words = *spare;
+		*spare = NULL;
+		memset_l(words, value ? 0 : ~0UL, GMEM_STATE_BLOCK_LONGS);
+		gmem_state_change_words(words, first, end, value);
+		smp_store_release(&b->blocks[i], words);
+	}
+
+	b->nr_set += value ? changed : -changed;
+}
+
+/* Set the pages of an edge to @value in the bitmap of its piece. */
+static void gmem_state_change_bits(struct gmem_state_bitmap *b,
+				   struct gmem_state_edge *e, bool value)
+{
+	unsigned int first = e->first, end = e->first + e->nr, i, base, stop;
+
+	for (; first < end; first = stop) {
+		i = first / GMEM_STATE_BLOCK_PAGES;
+		base = i * GMEM_STATE_BLOCK_PAGES;
+		stop = min(end, base + GMEM_STATE_BLOCK_PAGES);
+
+		/* Partly covered is what the edge begins in, or what it ends in. */
+		gmem_state_change_block(b, i, first - base, stop - base, value,
+					&e->spare[first != e->first]);
 	}
 }
 
 /* Lock-free, see the top of the file. */
 bool gmem_state_test(struct gmem_state *s, unsigned long index)
 {
-	unsigned int bit = index % GMEM_STATE_PIECE_PAGES;
+	unsigned int bit = index % GMEM_STATE_BLOCK_PAGES;
 	struct gmem_state_bitmap *b;
+	unsigned long *words;
 	void *entry;
 
 	guard(rcu)();
@@ -207,29 +302,54 @@ bool gmem_state_test(struct gmem_state *s, unsigned long index)
 		return gmem_state_uniform_value(s, entry);
 
 	b = entry;
-	return READ_ONCE(b->words[BIT_WORD(bit)]) & BIT_MASK(bit);
+	words = READ_ONCE(b->blocks[index % GMEM_STATE_PIECE_PAGES / GMEM_STATE_BLOCK_PAGES]);
+	return READ_ONCE(words[BIT_WORD(bit)]) & BIT_MASK(bit);
 }
 
 /*
- * Returns the first page in [first, end) of a piece that doesn't have @value,
+ * Returns the first page in [first, end) of a block that doesn't have @value,
  * or @end.  find_next_bit() would not do, it may load a word twice, and a
  * writer may have changed the word in between.
  */
-static unsigned int gmem_state_scan_bits(struct gmem_state_bitmap *b,
-					 unsigned int first, unsigned int end,
-					 bool value)
+static unsigned int gmem_state_scan_words(const unsigned long *words,
+					  unsigned int first, unsigned int end,
+					  bool value)
 {
 	unsigned long word, flip = value ? ~0UL : 0;
 	unsigned int i = BIT_WORD(first);
 
-	word = (READ_ONCE(b->words[i]) ^ flip) & BITMAP_FIRST_WORD_MASK(first);
+	if (words == gmem_state_uniform_blocks[value])
+		return end;
+
+	word = (READ_ONCE(words[i]) ^ flip) & BITMAP_FIRST_WORD_MASK(first);
 	while (!word) {
 		if (++i >= BITS_TO_LONGS(end))
 			return end;
-		word = READ_ONCE(b->words[i]) ^ flip;
+		word = READ_ONCE(words[i]) ^ flip;
 	}
 
 	return min_t(unsigned int, i * BITS_PER_LONG + __ffs(word), end);
+}
+
+/* As above, for the blocks of a piece. */
+static unsigned int gmem_state_scan_bits(struct gmem_state_bitmap *b,
+					 unsigned int first, unsigned int end,
+					 bool value)
+{
+	unsigned int i, base, stop;
+
+	while (first < end) {
+		i = first / GMEM_STATE_BLOCK_PAGES;
+		base = i * GMEM_STATE_BLOCK_PAGES;
+		stop = min(end, base + GMEM_STATE_BLOCK_PAGES);
+
+		first = base + gmem_state_scan_words(READ_ONCE(b->blocks[i]),
+						     first - base, stop - base, value);
+		if (first < stop)
+			break;
+	}
+
+	return first;
 }
 
 /* As above, for any entry, and with [index, end) within @piece. */
@@ -292,6 +412,10 @@ static unsigned long gmem_state_find_other(struct gmem_state *s,
 bool gmem_state_range_is(struct gmem_state *s, unsigned long start,
 			 unsigned long end, bool value)
 {
+	/* What most callers ask about, and nothing to search through. */
+	if (end - start == 1)
+		return gmem_state_test(s, start) == value;
+
 	return gmem_state_find_other(s, start, end, value) >= end;
 }
 
@@ -401,25 +525,66 @@ static void gmem_state_split(struct gmem_state_change *c)
 	}
 }
 
+/*
+ * Does block @i need words of its own, for pages [first, end) of the piece to
+ * become @value?  Only if some of its pages change, some don't, and it has none.
+ */
+static bool gmem_state_needs_block(struct gmem_state_bitmap *b, unsigned int i,
+				   unsigned int first, unsigned int end, bool value)
+{
+	unsigned int base = i * GMEM_STATE_BLOCK_PAGES;
+
+	return b->blocks[i] == gmem_state_uniform_blocks[!value] &&
+	       (first > base || end < base + GMEM_STATE_BLOCK_PAGES);
+}
+
+/* Allocate the blocks that gmem_state_change_bits() will take. */
+static int gmem_state_prepare_blocks(struct gmem_state *s,
+				     struct gmem_state_bitmap *b,
+				     struct gmem_state_edge *e, bool value)
+{
+	unsigned int first = e->first, end = e->first + e->nr, i;
+	unsigned int head = first / GMEM_STATE_BLOCK_PAGES;
+	unsigned int tail = (end - 1) / GMEM_STATE_BLOCK_PAGES;
+
+	for (i = 0; i < (head == tail ? 1 : 2); i++) {
+		if (!gmem_state_needs_block(b, i ? tail : head, first, end, value))
+			continue;
+
+		e->spare[i] = gmem_state_alloc_block(s);
+		if (!e->spare[i])
+			return -ENOMEM;
+	}
+
+	return 0;
+}
+
 /* Only a uniform piece that is about to become mixed needs a bitmap. */
 static int gmem_state_prepare_edge(struct gmem_state *s,
 				   struct gmem_state_edge *e, bool value)
 {
 	void *entry;
+	int err;
 
 	if (!e->nr)
 		return 0;
 
 	entry = xa_load(&s->pieces, e->piece);
-	if (gmem_state_is_bitmap(entry) ||
-	    gmem_state_uniform_value(s, entry) == value)
+	if (gmem_state_is_bitmap(entry))
+		return gmem_state_prepare_blocks(s, entry, e, value);
+
+	if (gmem_state_uniform_value(s, entry) == value)
 		return 0;
 
 	e->bitmap = gmem_state_alloc_bitmap(s, !value);
 	if (!e->bitmap)
 		return -ENOMEM;
 
-	gmem_state_change_bits(e->bitmap, e->first, e->nr, value);
+	err = gmem_state_prepare_blocks(s, e->bitmap, e, value);
+	if (err)
+		return err;
+
+	gmem_state_change_bits(e->bitmap, e, value);
 	return gmem_state_reserve(s, e->piece);
 }
 
@@ -504,7 +669,7 @@ static void gmem_state_commit_edge(struct gmem_state *s,
 		return;
 
 	b = entry;
-	gmem_state_change_bits(b, e->first, e->nr, value);
+	gmem_state_change_bits(b, e, value);
 	if (b->nr_set == (value ? GMEM_STATE_PIECE_PAGES : 0))
 		gmem_state_make_uniform(s, e->piece, value);
 }
@@ -567,18 +732,22 @@ void gmem_state_abort(struct gmem_state *s, struct gmem_state_change *c)
 {
 	struct gmem_state_edge *e;
 	unsigned long piece;
-	int i;
+	int i, j;
 
 	if (WARN_ON_ONCE(s->pending != c))
 		return;
 
 	for (i = 0; i < ARRAY_SIZE(c->edges); i++) {
 		e = &c->edges[i];
+		for (j = 0; j < ARRAY_SIZE(e->spare); j++) {
+			gmem_state_count_block(s, -!!e->spare[j]);
+			kfree(e->spare[j]);
+		}
 		if (!e->bitmap)
 			continue;
 
 		xa_release(&s->pieces, e->piece);
-		gmem_state_count_bitmap(s, -1);
+		gmem_state_uncount(s, e->bitmap);
 		gmem_state_free_bitmap(e->bitmap);
 	}
 

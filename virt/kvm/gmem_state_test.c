@@ -17,6 +17,7 @@
 #include <linux/vmalloc.h>
 
 #define PIECE		((unsigned long)GMEM_STATE_PIECE_PAGES)
+#define BLOCK		GMEM_STATE_BLOCK_PAGES
 
 /* Where the byte offset of a file ends, and with it any range. */
 #define MAX_PAGES	(ULONG_MAX >> PAGE_SHIFT)
@@ -117,6 +118,7 @@ static void check_tidy(struct kunit *test, struct gmem_state *s)
 {
 	KUNIT_ASSERT_EQ(test, nr_reserved(s), 0);
 	KUNIT_ASSERT_EQ(test, nr_bitmaps(s), s->kunit.nr_bitmaps);
+	KUNIT_ASSERT_LE(test, s->kunit.nr_blocks, s->kunit.nr_bitmaps * PIECE / BLOCK);
 	KUNIT_ASSERT_EQ(test, xa_empty(&s->pieces), !nr_entries(s));
 	KUNIT_ASSERT_NULL(test, s->pending);
 }
@@ -268,8 +270,8 @@ static void gmem_state_bitmap_life(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, s->kunit.nr_bitmaps, 0);
 	check_tidy(test, s);
 
-	/* Three times header and words, twice a slot that was empty. */
-	KUNIT_EXPECT_EQ(test, s->kunit.nr_allocs, 8);
+	/* Three bitmaps, all blocks twice and one again, twice an empty slot. */
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_allocs, 3 + 2 * PIECE / BLOCK + 1 + 2);
 	gmem_state_destroy(s);
 }
 
@@ -294,12 +296,62 @@ static void gmem_state_no_op(struct kunit *test)
 	set_range(test, s, PIECE + 1, PIECE + 2, !dflt);
 	set_range(test, s, 0, 5, dflt);
 
-	/* Nor does one to pages of a mixed piece, or back to the default. */
+	/* Nor does one to pages of a bitmap's own block, or back to the default. */
 	set_range(test, s, 7, 9, dflt);
 	set_range(test, s, 7, 9, !dflt);
 	set_range(test, s, PIECE, 2 * PIECE, dflt);
 	KUNIT_EXPECT_EQ(test, s->kunit.nr_allocs, nr);
 	check_tidy(test, s);
+	gmem_state_destroy(s);
+}
+
+/* Set a range of a map with one mixed piece; returns what that allocated. */
+static unsigned int set_and_count(struct kunit *test, struct gmem_state *s,
+				  unsigned long start, unsigned long end, bool value)
+{
+	s->kunit.nr_allocs = 0;
+	set_range(test, s, start, end, value);
+	KUNIT_EXPECT_TRUE(test, gmem_state_range_is(s, start, end, value));
+	check_tidy(test, s);
+	return s->kunit.nr_allocs;
+}
+
+/* A block has memory of its own as soon as it has pages of both values. */
+static void gmem_state_block_life(struct kunit *test)
+{
+	bool dflt = *(const bool *)test->param_value;
+	struct gmem_state *s = new_map(test, dflt);
+	struct gmem_state_change c;
+
+	/* A bitmap, a slot, a block. */
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 5, 6, !dflt), 3);
+
+	/* Whole blocks, and back: no more. */
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 4 * BLOCK, 6 * BLOCK, !dflt), 0);
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 5 * BLOCK, 6 * BLOCK, dflt), 0);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 1);
+
+	/* Parts of blocks, at either end; what they have already costs nothing. */
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 2 * BLOCK, 3 * BLOCK + 1, !dflt), 1);
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 7 * BLOCK - 1, 9 * BLOCK, !dflt), 1);
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 10 * BLOCK - 1, 12 * BLOCK + 1, !dflt), 2);
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 4 * BLOCK + 1, 5 * BLOCK - 1, !dflt), 0);
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 4 * BLOCK + 1, 4 * BLOCK + 2, dflt), 1);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 6);
+
+	/* Not even a block that is all of one value again goes before the bitmap. */
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 0, BLOCK, !dflt), 0);
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 7, 8, dflt), 0);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 6);
+
+	/* An abort gives back what the change would have taken. */
+	KUNIT_ASSERT_EQ(test, 0, gmem_state_prepare(s, &c, 20 * BLOCK + 1, 21 * BLOCK + 1, !dflt));
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 8);
+	gmem_state_abort(s, &c);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 6);
+
+	set_range(test, s, 0, PIECE, dflt);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 0);
 	gmem_state_destroy(s);
 }
 
@@ -331,7 +383,8 @@ struct change_case {
 /* Memory and values.  What a pending change holds is memory only. */
 static u64 digest_all(struct gmem_state *s)
 {
-	return mix(mix(digest(s), nr_nodes(s)), s->kunit.nr_bitmaps);
+	return mix(mix(mix(digest(s), nr_nodes(s)), s->kunit.nr_bitmaps),
+		   s->kunit.nr_blocks);
 }
 
 /* On fill_map()'s map; between them they take every way through prepare. */
@@ -344,6 +397,10 @@ static const struct change_case change_cases[] = {
 	{ PIECE - 1, PIECE + 1, false },
 	{ 2 * PIECE + 1, 6 * PIECE + 1, true },
 	{ 2 * PIECE + 1, 6 * PIECE + 1, false },
+	{ PIECE + BLOCK - 1, PIECE + 3 * BLOCK + 1, true },
+	{ PIECE + BLOCK - 1, PIECE + 3 * BLOCK + 1, false },
+	{ 2 * PIECE - 5, 4 * PIECE - BLOCK - 5, true },
+	{ 2 * PIECE - 5, 4 * PIECE - BLOCK - 5, false },
 	{ 4 * PIECE, 5 * PIECE, true },
 	{ 4 * PIECE + 3, 4 * PIECE + 4, true },
 	{ 4 * PIECE + 3, 70 * PIECE + 4, true },
@@ -755,6 +812,7 @@ static struct kunit_case gmem_state_test_cases[] = {
 	GMEM_STATE_CASE(gmem_state_borders),
 	GMEM_STATE_CASE(gmem_state_hole),
 	GMEM_STATE_CASE(gmem_state_bitmap_life),
+	GMEM_STATE_CASE(gmem_state_block_life),
 	GMEM_STATE_CASE(gmem_state_no_op),
 	GMEM_STATE_CASE(gmem_state_prepare_abort),
 	GMEM_STATE_CASE(gmem_state_fail_each_alloc),

@@ -350,6 +350,9 @@ int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot)
 	if (WARN_ON_ONCE(!file || !kvm_gmem_is_file(file)))
 		return -EIO;
 
+	if (kvm_memslot_is_gmem_only(slot))
+		kvm->had_gmem_only_slot = true;
+
 	f = file->private_data;
 	kvm_gmem_lock_bindings(f->inode);
 	r = kvm_gmem_bind(f, slot);
@@ -460,6 +463,10 @@ bool kvm_gmem_owns_attributes(struct kvm *kvm, gfn_t start, gfn_t end)
 	int as;
 
 	lockdep_assert_held(&kvm->slots_lock);
+
+	/* Most VMMs have two backings everywhere: spare them the search. */
+	if (!kvm->had_gmem_only_slot)
+		return false;
 
 	for (as = 0; as < kvm_arch_nr_memslot_as_ids(kvm); as++) {
 		kvm_for_each_memslot_in_gfn_range(&iter, __kvm_memslots(kvm, as),
