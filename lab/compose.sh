@@ -67,7 +67,8 @@ if [ -f "$project/MAINTAINERS" ]; then
 	awk -f lab/maintainers.awk "$project/MAINTAINERS" "$tmp/theirs" >"$tmp/merged"
 	printf '100644 %s\tMAINTAINERS\n' "$(git hash-object -w --no-filters "$tmp/merged")" |
 		git update-index --index-info
-	echo "MAINTAINERS: Add the guest_memfd project's files" >"$tmp/message"
+	printf '%s\n' "MAINTAINERS: Add the guest_memfd project's files" "" \
+		"The store, what VM types do with it, tests, documents, sample." >"$tmp/message"
 	commit MAINTAINERS
 fi
 echo "$head"

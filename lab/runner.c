@@ -20,9 +20,11 @@
  * skipped"; exit status 0 only if nothing failed.
  *
  * The platforms of a family are built first (make image-KERNEL), then they run
- * at the same time, one child process each.  A child drives its QEMU through
- * the verdict port (machine.c).  When the machine dies, the test that ran is
- * charged and the rest goes on in a fresh one.  What is a pass: tests.c.
+ * at the same time, one child process each.  When the first of them is through,
+ * the processor that it used builds for the families to come.  A child drives
+ * its QEMU through the verdict port (machine.c).  When the machine dies, the
+ * test that ran is charged and the rest goes on in a fresh one.  What is a pass:
+ * tests.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -276,30 +278,77 @@ static pid_t start_platform(const struct platform *p)
 }
 
 /*
- * Build all platforms of a family, then let them run together.  The build of
- * the next family waits: a build beside a running test would make the test's
- * time-outs depend on it.
+ * In a child process, one job at the lowest priority: make the images that the
+ * platforms from @first on will ask for.  What fails here is made again, and
+ * told of, in its turn.
+ */
+static pid_t build_ahead(size_t first)
+{
+	struct test *list[MAX_TESTS];
+	char cmd[256];
+	pid_t pid;
+	size_t i;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid)
+		return pid;
+	setpgid(0, 0);
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
+	for (i = first; i < NR_PLATFORMS; i++) {
+		if (!platforms[i].kernel || !select_tests(&platforms[i], list))
+			continue;
+		snprintf(cmd, sizeof(cmd), "nice -n 19 make -s JOBS=1 image-%s",
+			 platforms[i].kernel);
+		if (system(cmd))
+			break;
+	}
+	_exit(0);
+}
+
+/* What it has made stays; make removes what is half done. */
+static void end_build_ahead(pid_t pid)
+{
+	if (pid <= 0)
+		return;
+	kill(-pid, SIGTERM);
+	waitpid(pid, NULL, 0);
+}
+
+/*
+ * Build all platforms of a family, then let them run together.  A build with
+ * all jobs beside a running test would make the test's time-outs depend on it;
+ * one job on the processor of a machine that is gone doesn't.
  */
 static void run_family(const char *family)
 {
 	bool ready[NR_PLATFORMS] = { false };
-	pid_t pid[NR_PLATFORMS];
-	size_t i;
+	pid_t pid[NR_PLATFORMS], ahead = 0;
+	size_t i, end = 0;
 
-	for (i = 0; i < NR_PLATFORMS; i++)
-		if (!strcmp(platforms[i].family, family))
-			ready[i] = prepare(&platforms[i]) > 0;
+	for (i = 0; i < NR_PLATFORMS; i++) {
+		if (strcmp(platforms[i].family, family))
+			continue;
+		ready[i] = prepare(&platforms[i]) > 0;
+		end = i + 1;
+	}
 	for (i = 0; i < NR_PLATFORMS; i++)
 		if (ready[i])
 			pid[i] = start_platform(&platforms[i]);
 	for (i = 0; i < NR_PLATFORMS; i++) {
 		int status = -1;
 
-		if (!ready[i] || (waitpid(pid[i], &status, 0) == pid[i] && !status))
+		if (!ready[i])
 			continue;
-		totals[i].failed++;
-		put_line("FAIL %s runner (wait status %d)", platforms[i].name, status);
+		if (waitpid(pid[i], &status, 0) != pid[i] || status) {
+			totals[i].failed++;
+			put_line("FAIL %s runner (wait status %d)", platforms[i].name,
+				 status);
+		}
+		if (!ahead && i + 1 < end)
+			ahead = build_ahead(end);
 	}
+	end_build_ahead(ahead);
 }
 
 /* Boot the selected platform on this terminal, instead of tests. */

@@ -264,6 +264,7 @@ static void gmem_state_change_block(struct gmem_state_bitmap *b, unsigned int i,
 		*spare = NULL;
 		memset_l(words, value ? 0 : ~0UL, GMEM_STATE_BLOCK_LONGS);
 		gmem_state_change_words(words, first, end, value);
+		/* Readers who find the block find its words, by dependency. */
 		smp_store_release(&b->blocks[i], words);
 	}
 
