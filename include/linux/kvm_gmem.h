@@ -43,7 +43,11 @@ struct kvm_gmem_ops {
 	 */
 	u64 attributes;
 
-	/* Largest order of a folio, and of a guest mapping, of this VM type. */
+	/*
+	 * The order of the large folios of files with GUEST_MEMFD_FLAG_HUGE, and of
+	 * the guest's large mappings; at most that of a PMD, see folio_split().  0 if
+	 * the VM type has none, GUEST_MEMFD_FLAG_HUGE isn't in create_flags then.
+	 */
 	unsigned int max_order;
 
 	/*
@@ -72,16 +76,19 @@ struct kvm_gmem_ops {
 
 	/*
 	 * Do what may fail cleanly and isn't state: split an entry of the
-	 * platform's tables that is larger than the folio at @pfn.  Called for
-	 * the folio at either end, if present, of a range that is converted,
-	 * punched or discarded.  The platform's entries never were larger than a
-	 * folio, hence no other can be cut.  invalidate_lock is held for write.
+	 * platform's tables that is larger than the folio at @pfn, which may be
+	 * what was just split off a large one.  Called for the folio at either
+	 * end, if present, of a range that is converted, punched or discarded.
+	 * The platform's entries never were larger than a folio, hence no other
+	 * can be cut.  invalidate_lock is held for write.
 	 */
 	int (*prepare_convert)(kvm_pfn_t pfn, int order);
 
 	/*
-	 * Give a page to the guest, before its first private mapping.  Must be
-	 * idempotent.  invalidate_lock is held for read, the folio is locked.
+	 * Give pages to the guest, before their first private mapping: one, or
+	 * @max_order, then @gfn and @pfn are aligned.  Must be idempotent, also
+	 * if some of the pages are the guest's already.  invalidate_lock is held
+	 * for read, the folio is locked.
 	 */
 	int (*make_private)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order);
 

@@ -51,6 +51,8 @@ struct gmem_inode {
 	const struct kvm_gmem_ops *ops;
 	u64 flags;
 	bool in_place;
+	/* The VM type's if GUEST_MEMFD_FLAG_HUGE, else 0. */
+	unsigned int max_order;
 
 	struct rw_semaphore bindings_lock;
 	struct list_head files;
@@ -106,6 +108,18 @@ static inline kvm_pfn_t kvm_gmem_folio_pfn(struct folio *folio, pgoff_t index)
 	return folio_pfn(folio) + (index & (folio_nr_pages(folio) - 1));
 }
 
+/* Has memory failure struck the page at @index, which @folio covers? */
+static inline bool kvm_gmem_is_poisoned(struct folio *folio, pgoff_t index)
+{
+	return PageHWPoison(folio_file_page(folio, index));
+}
+
+/* Has it struck any page of @folio? */
+static inline bool kvm_gmem_folio_is_poisoned(struct folio *folio)
+{
+	return folio_contain_hwpoisoned_page(folio);
+}
+
 /* guest_memfd.c */
 bool kvm_gmem_is_file(const struct file *file);
 struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
@@ -142,7 +156,10 @@ vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
 /* guest_memfd_folio.c */
 struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);
 void kvm_gmem_make_uptodate(struct folio *folio);
-void kvm_gmem_zero_folio(struct folio *folio);
+void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end);
+bool kvm_gmem_folio_is_held(struct folio *folio);
+int kvm_gmem_cut(struct inode *inode, pgoff_t index);
+int kvm_gmem_cut_edges(struct inode *inode, pgoff_t start, pgoff_t end);
 int kvm_gmem_prepare_edges(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end);

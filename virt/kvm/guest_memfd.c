@@ -13,6 +13,7 @@
 #include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/huge_mm.h>
 #include <linux/kvm_host.h>
 #include <linux/mempolicy.h>
 #include <linux/pagemap.h>
@@ -42,7 +43,10 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
 
-	r = kvm_gmem_prepare_edges(f->inode, start, end);
+	/* The lock was dropped since the first cut, and memory may have come. */
+	r = kvm_gmem_cut_edges(f->inode, start, end);
+	if (!r)
+		r = kvm_gmem_prepare_edges(f->inode, start, end);
 	if (r)
 		return r;
 
@@ -56,24 +60,49 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	return 0;
 }
 
+/* Batches end where no folio can go on; a cut there would be for nothing. */
+static pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	pgoff_t batch = max_t(pgoff_t, GMEM_BATCH_PAGES, 1UL << GMEM_I(inode)->max_order);
+
+	return min(end, ALIGN_DOWN(start, batch) + batch);
+}
+
+static int kvm_gmem_cut_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	int r;
+
+	if (!GMEM_I(f->inode)->max_order)
+		return 0;
+
+	filemap_invalidate_lock(mapping);
+	r = kvm_gmem_cut_edges(f->inode, start, end);
+	filemap_invalidate_unlock(mapping);
+
+	return r;
+}
+
 /*
  * Free what is present in [@start, @end); states stay.  Holes cost nothing, and
- * faults get their turn after each batch.  If the VM type cannot let go of a
- * batch, what came before it is free.
+ * faults get their turn after each batch.  A large folio that straddles an edge and
+ * is held fails the call before anything is freed; if the VM type cannot let go of
+ * a batch, what came before it is free.
  */
 static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = f->inode->i_mapping;
 	pgoff_t next;
-	int r = 0;
+	int r;
 
 	trace_kvm_gmem_punch(f->inode->i_ino, start, end);
 
+	r = kvm_gmem_cut_hole(f, start, end);
 	while (!r && start < end) {
 		filemap_invalidate_lock(mapping);
 
 		start = kvm_gmem_next_present(f->inode, start, end);
-		next = min(end, start + GMEM_BATCH_PAGES);
+		next = kvm_gmem_batch_end(f->inode, start, end);
 		if (start < next)
 			r = kvm_gmem_punch_batch(f, start, next);
 
@@ -317,6 +346,8 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 
 static struct file_operations kvm_gmem_fops = {
 	.mmap		= kvm_gmem_mmap,
+	/* So that users can have large folios mapped whole. */
+	.get_unmapped_area = thp_get_unmapped_area,
 	.open		= generic_file_open,
 	.release	= kvm_gmem_release,
 	.fallocate	= kvm_gmem_fallocate,
@@ -350,6 +381,7 @@ static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 	gi->ops = ops;
 	gi->flags = flags;
 	gi->in_place = kvm_gmem_in_place(flags, gi->ops);
+	gi->max_order = flags & GUEST_MEMFD_FLAG_HUGE ? ops->max_order : 0;
 	gmem_state_init(&gi->state, !(flags & GUEST_MEMFD_FLAG_INIT_SHARED));
 
 	inode->i_op = &kvm_gmem_iops;
@@ -357,6 +389,7 @@ static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 	inode->i_mode |= S_IFREG;
 	inode->i_size = size;
 	mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
+	mapping_set_folio_order_range(inode->i_mapping, 0, gi->max_order);
 	mapping_set_inaccessible(inode->i_mapping);
 	/* Unmovable mappings are supposed to be marked unevictable as well. */
 	WARN_ON_ONCE(!mapping_unevictable(inode->i_mapping));
@@ -428,9 +461,23 @@ err_fops:
 }
 
 /*
+ * What the base never looked at can be looked at only if a new flag says so, as old
+ * VMMs may leave garbage there.
+ */
+static bool kvm_gmem_reserved_is_good(const struct kvm_create_guest_memfd *args)
+{
+	if (!(args->flags & GUEST_MEMFD_FLAG_HUGE))
+		return true;
+
+	/* page_shift, the first of them, has no value yet but "best effort". */
+	return !memchr_inv(args->reserved, 0, sizeof(args->reserved));
+}
+
+/*
  * KVM_CREATE_GUEST_MEMFD: create a file of args->size bytes and return an fd for
- * it.  Returns -EINVAL for a size that is 0, negative or not page-aligned, and
- * for flags that the VM type doesn't support.
+ * it.  Returns -EINVAL for a size that is 0, negative or not page-aligned, for
+ * flags that the VM type doesn't support, and for what is unknown beside a flag
+ * that gives a meaning to reserved fields.
  */
 int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 {
@@ -442,7 +489,7 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 	if (args->flags & ~ops->create_flags)
 		return -EINVAL;
 
-	if (size <= 0 || !PAGE_ALIGNED(size))
+	if (size <= 0 || !PAGE_ALIGNED(size) || !kvm_gmem_reserved_is_good(args))
 		return -EINVAL;
 
 	fd = get_unused_fd_flags(0);
@@ -522,6 +569,7 @@ static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
 	gi->ops = NULL;
 	gi->flags = 0;
 	gi->in_place = false;
+	gi->max_order = 0;
 
 	return &gi->vfs_inode;
 }

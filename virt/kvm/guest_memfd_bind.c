@@ -71,14 +71,15 @@ static bool kvm_gmem_is_bound(struct gmem_file *f, pgoff_t start, pgoff_t end)
  * Zap @slot's view of [@start, @end), and keep faults from installing anything
  * there until the invalidation ends.  Faults of neighbours are kept out too, as
  * far as a mapping of the largest folio at the edges could reach: it would cover
- * pages of the range, with the old state.
+ * pages of the range, with the old state.  The folio may be split already, by the
+ * caller or by memory failure, but not the one that a fault has looked up before.
  */
 static bool kvm_gmem_zap_slot(struct gmem_file *f, struct kvm_memory_slot *slot,
 			      pgoff_t start, pgoff_t end,
 			      enum kvm_gfn_range_filter filter)
 {
 	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
-	pgoff_t align = 1UL << ops->max_order;
+	pgoff_t align = 1UL << GMEM_I(f->inode)->max_order;
 	struct kvm_gfn_range range;
 
 	kvm_gmem_slot_range(slot, ALIGN_DOWN(start, align),
@@ -393,6 +394,22 @@ void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 	kvm_gmem_unlock_bindings(f->inode);
 }
 
+static void kvm_gmem_walk_folio(struct folio *folio, pgoff_t start, pgoff_t end,
+				void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
+{
+	pgoff_t index;
+
+	if (!kvm_gmem_folio_is_poisoned(folio)) {
+		fn(kvm_gmem_folio_pfn(folio, start), end - start);
+		return;
+	}
+
+	for (index = start; index < end; index++) {
+		if (!kvm_gmem_is_poisoned(folio, index))
+			fn(kvm_gmem_folio_pfn(folio, index), 1);
+	}
+}
+
 static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pgoff_t end,
 				void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
 {
@@ -404,11 +421,9 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
 	while (index < end && filemap_get_folios(mapping, &index, end - 1, &fbatch)) {
 		for (i = 0; i < folio_batch_count(&fbatch); i++) {
 			struct folio *folio = fbatch.folios[i];
-			pgoff_t first = max(folio->index, start);
 
-			if (!folio_test_hwpoison(folio))
-				fn(kvm_gmem_folio_pfn(folio, first),
-				   min(folio_next_index(folio), end) - first);
+			kvm_gmem_walk_folio(folio, max(folio->index, start),
+					    min(folio_next_index(folio), end), fn);
 		}
 		folio_batch_release(&fbatch);
 		cond_resched();

@@ -4,9 +4,9 @@
  * shared, all or nothing.
  *
  * Everything that can fail comes before the point of no return: memory for the
- * state map, vetoes, the check that no one but the file uses a page that goes
- * private.  What is done by then, e.g. user mappings removed, is invisible but
- * for a refault.  From there on:
+ * state map, vetoes, the check that no one but the file uses a folio of which a page
+ * goes private, the split of large folios at the edges.  What is done by then, e.g.
+ * user mappings removed, is invisible but for a refault.  From there on:
  *
  *   invalidate_start, zap, flush	no vCPU can use the old translation, none
  *					can install a new one
@@ -56,21 +56,11 @@ static bool kvm_gmem_folio_moves(struct gmem_conversion *c, struct folio *folio)
 }
 
 /*
- * Is @folio used by anyone but the file and the caller, each of whom has a
- * reference (the file one a page)?  GUP-fast may still take a reference after
- * the check, but drops it unused, as it finds the page table entry gone.
- */
-static bool kvm_gmem_folio_is_held(struct folio *folio)
-{
-	return folio_mapped(folio) || folio_maybe_dma_pinned(folio) ||
-	       folio_ref_count(folio) != folio_nr_pages(folio) + 1;
-}
-
-/*
  * The slow half of the check: rule out holders that go away by themselves.  The
  * per-CPU LRU batches hold new folios.  A user fault that had left
  * invalidate_lock before the conversion took it holds the folio lock until the
- * page is mapped; wait for that and unmap the page once more.
+ * page is mapped; wait for that and unmap the page once more.  That also unmaps
+ * what a large folio has beyond the edges of the range.
  */
 static bool kvm_gmem_folio_stays_held(struct inode *inode, struct folio *folio,
 				      enum lru_cache_drained *drained)
@@ -184,6 +174,10 @@ static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *foli
 	if (!moves && !c->is_explicit)
 		return;
 
+	/* A folio never becomes mixed, kvm_gmem_cut_conversion() saw to that. */
+	VM_WARN_ON_ONCE_FOLIO(moves && (folio->index < c->start ||
+					folio_next_index(folio) > c->end), folio);
+
 	if (moves && !c->to_private && ops->make_shared &&
 	    !ops->make_shared(folio_pfn(folio), folio_order(folio))) {
 		kvm_gmem_leak_unshared(c, folio);
@@ -194,9 +188,73 @@ static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *foli
 		c->nr_moved += folio_nr_pages(folio);
 
 	/* A folio that isn't up to date is zeroed before its first use anyway. */
-	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_ZERO &&
-	    folio_test_uptodate(folio) && !folio_test_hwpoison(folio))
-		kvm_gmem_zero_folio(folio);
+	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_ZERO && folio_test_uptodate(folio))
+		kvm_gmem_zero_pages(folio, c->start, c->end);
+}
+
+/*
+ * May @folio leave the file, as one small folio of many, because its bytes need not
+ * survive?  No one must hold it, nor may its bytes be kept for being on the asked
+ * side already; poison stays where it is.
+ */
+static bool kvm_gmem_is_fragment(struct gmem_conversion *c, struct folio *folio)
+{
+	if (folio_order(folio) >= GMEM_I(c->f->inode)->max_order ||
+	    kvm_gmem_folio_is_poisoned(folio))
+		return false;
+
+	return kvm_gmem_folio_moves(c, folio) || (c->to_private && c->is_explicit);
+}
+
+static bool kvm_gmem_is_fragmented(struct gmem_conversion *c, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = c->f->inode->i_mapping;
+	bool fragmented = false, all = true;
+	struct folio_batch fbatch;
+	int i;
+
+	folio_batch_init(&fbatch);
+	while (all && filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
+		for (i = 0; all && i < folio_batch_count(&fbatch); i++)
+			all = kvm_gmem_is_fragment(c, fbatch.folios[i]);
+		fragmented = true;
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	return fragmented && all;
+}
+
+/*
+ * Small folios don't grow together again.  Where the bytes of an aligned block need
+ * not survive, rather than zero its small folios drop them: the next touch
+ * gets a large folio, with zeros.
+ */
+static void kvm_gmem_drop_fragments(struct gmem_conversion *c)
+{
+	struct inode *inode = c->f->inode;
+	pgoff_t nr = 1UL << GMEM_I(inode)->max_order;
+	pgoff_t start = ALIGN(c->start, nr);
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	if (nr == 1 || c->content == KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE)
+		return;
+
+	while ((start = kvm_gmem_next_present(inode, start, c->end)) < c->end) {
+		/* The first present page may be amid a block. */
+		start = ALIGN_DOWN(start, nr);
+		if (start < c->start || start + nr > c->end) {
+			start += nr;
+			continue;
+		}
+
+		if (kvm_gmem_is_fragmented(c, start, start + nr)) {
+			kvm_gmem_release_inode_range(inode, start, start + nr);
+			kvm_gmem_drop_folios(c->f, start, start + nr);
+		}
+		start += nr;
+	}
 }
 
 static void kvm_gmem_convert_folios(struct gmem_conversion *c)
@@ -215,6 +273,37 @@ static void kvm_gmem_convert_folios(struct gmem_conversion *c)
 		folio_batch_release(&fbatch);
 		cond_resched();
 	}
+}
+
+/*
+ * Must what is at @index be cut off its folio at an edge of the range?  Not if it
+ * stays in the file and on its side; a shared folio stays whole until a part of it
+ * goes private, even if it is held.
+ */
+static bool kvm_gmem_wants_cut(struct gmem_conversion *c, pgoff_t index)
+{
+	return c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD ||
+	       kvm_gmem_index_is_private(c->f->inode, index) != c->to_private;
+}
+
+/* Split the folios at the edges of the range, where it matters. */
+static int kvm_gmem_cut_conversion(struct gmem_conversion *c)
+{
+	pgoff_t index = c->start;
+	int r = 0;
+
+	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	if (kvm_gmem_wants_cut(c, c->start))
+		r = kvm_gmem_cut(c->f->inode, c->start);
+	if (!r && kvm_gmem_wants_cut(c, c->end - 1)) {
+		index = c->end - 1;
+		r = kvm_gmem_cut(c->f->inode, c->end);
+	}
+
+	if (r == -EAGAIN)
+		c->error_index = index;
+	return r;
 }
 
 /*
@@ -245,6 +334,8 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 	if (c->to_private && !discard)
 		r = kvm_gmem_check_holders(c);
 	if (!r)
+		r = kvm_gmem_cut_conversion(c);
+	if (!r)
 		r = kvm_gmem_prepare_edges(c->f->inode, c->start, c->end);
 	if (r)
 		gmem_state_abort(&gi->state, change);
@@ -272,6 +363,7 @@ static void kvm_gmem_commit_conversion(struct gmem_conversion *c,
 		kvm_gmem_release_inode_range(c->f->inode, c->start, c->end);
 		kvm_gmem_drop_folios(c->f, c->start, c->end);
 	} else {
+		kvm_gmem_drop_fragments(c);
 		kvm_gmem_convert_folios(c);
 	}
 

@@ -26,7 +26,7 @@ static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vm
 	if (IS_ERR(folio))
 		return vmf_error(PTR_ERR(folio));
 
-	if (folio_test_hwpoison(folio)) {
+	if (kvm_gmem_is_poisoned(folio, vmf->pgoff)) {
 		folio_unlock(folio);
 		folio_put(folio);
 		return VM_FAULT_HWPOISON;
@@ -83,7 +83,7 @@ static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
 		return ERR_PTR(-EIO);
 
 	folio = kvm_gmem_get_folio(f, index);
-	if (IS_ERR(folio) || !folio_test_hwpoison(folio))
+	if (IS_ERR(folio) || !kvm_gmem_is_poisoned(folio, index))
 		return folio;
 
 	folio_unlock(folio);
@@ -91,10 +91,43 @@ static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
 	return ERR_PTR(-EHWPOISON);
 }
 
+/*
+ * The order of what a guest may have mapped at once around @gfn, which is @index in
+ * the file: that of @folio if the VM type maps nothing smaller but single pages, the
+ * slot shows all of it, and shows it aligned; else 0.  A large folio with a
+ * poisoned page is one that memory failure could not split.
+ */
+static int kvm_gmem_mapping_order(struct gmem_file *f, struct kvm_memory_slot *slot,
+				  gfn_t gfn, pgoff_t index, struct folio *folio)
+{
+	unsigned int order = GMEM_I(f->inode)->max_order;
+	pgoff_t nr = 1UL << order;
+	pgoff_t start = ALIGN_DOWN(index, nr);
+
+	if (!order || folio_order(folio) < order || kvm_gmem_folio_is_poisoned(folio))
+		return 0;
+
+	if ((gfn ^ index) & (nr - 1) || start < slot->gmem.pgoff ||
+	    start + nr > slot->gmem.pgoff + slot->npages)
+		return 0;
+
+	return order;
+}
+
+static int kvm_gmem_make_private(struct gmem_file *f, gfn_t gfn, kvm_pfn_t pfn, int order)
+{
+	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
+	unsigned long mask = (1UL << order) - 1;
+
+	if (!ops->make_private)
+		return 0;
+
+	return ops->make_private(f->kvm, gfn & ~mask, pfn & ~mask, order);
+}
+
 static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
 				   gfn_t gfn, kvm_pfn_t *pfn, int *order)
 {
-	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
 	pgoff_t index = kvm_gmem_index(slot, gfn);
 	struct folio *folio;
 	bool is_private;
@@ -111,10 +144,10 @@ static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *
 
 	kvm_gmem_make_uptodate(folio);
 	*pfn = kvm_gmem_folio_pfn(folio, index);
-	*order = min(folio_order(folio), ops->max_order);
+	*order = kvm_gmem_mapping_order(f, slot, gfn, index, folio);
 
-	if (is_private && ops->make_private)
-		r = ops->make_private(f->kvm, gfn, *pfn, *order);
+	if (is_private)
+		r = kvm_gmem_make_private(f, gfn, *pfn, *order);
 
 	folio_unlock(folio);
 	folio_put(folio);
@@ -180,9 +213,12 @@ static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *s
 		goto out;
 	}
 
-	/* Without a source the page's own bytes are loaded, zeros if it is new. */
+	/*
+	 * Without a source the page's own bytes are loaded, zeros if it is new.  The
+	 * other pages of a large folio are none of the source's business.
+	 */
 	in_place = !src && GMEM_I(f->inode)->in_place;
-	if (in_place)
+	if (in_place || folio_test_large(folio))
 		kvm_gmem_make_uptodate(folio);
 
 	/* The callback takes locks that nest outside the folio lock. */

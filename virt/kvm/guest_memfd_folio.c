@@ -4,11 +4,36 @@
  *
  * Nothing here knows of VM types or of the guest's mappings.  Callers hold the
  * mapping's invalidate_lock and have removed all mappings of what they drop.
+ *
+ * Large folios
+ *
+ * A file with GUEST_MEMFD_FLAG_HUGE has folios of the VM type's largest order where
+ * it can, single pages where it cannot, and what a split has left of a large folio.
+ *
+ *   - A large folio is allocated for a naturally aligned block of the file that is
+ *     empty, of one state and of one NUMA policy, and that the file covers.  If there
+ *     is no such folio to be had a page will do; no one is told.
+ *   - A folio is never mixed: all of it is private, or all of it is shared.  It is
+ *     split, by kvm_gmem_cut(), before a part of it changes sides or leaves the
+ *     file, as long as that may fail.  A file without the flag never has anything
+ *     to cut.
+ *   - Small folios are never put together.  A block whose pages are all gone, or
+ *     whose bytes need not survive a conversion, is allocated anew.
+ *   - A folio is zeroed whole, by who first uses a part of it, and is up to date
+ *     then; the pieces of a split are what the whole was.  The guest has it mapped
+ *     whole, hence nothing is zeroed that is not about to be seen.
+ *
+ * The guest's mapping may be larger than the folio below after a split that nothing
+ * else followed, e.g. one by memory failure.  It shows the right pages; whatever
+ * happens to one of them zaps it, and kvm_gmem_invalidate_start() keeps out another
+ * that was on its way.
  */
 #include <linux/folio_batch.h>
 #include <linux/highmem.h>
+#include <linux/huge_mm.h>
 #include <linux/kvm_host.h>
 #include <linux/pagemap.h>
+#include <linux/swap.h>
 
 #include "gmem_internal.h"
 
@@ -33,14 +58,23 @@ void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared)
 		atomic64_add(nr_shared, &stat->gmem_pages_shared);
 }
 
+/* A large folio is welcome, but no reason to reclaim for long, or to complain. */
+static gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
+{
+	gfp_t gfp = mapping_gfp_mask(mapping);
+
+	return order ? gfp | __GFP_NORETRY | __GFP_NOWARN : gfp;
+}
+
 /*
- * Allocate a folio for @index and add it to the page cache.  Returns it locked,
- * with a reference; -EEXIST if another task was faster.
+ * Allocate a folio of @order for @index, which is aligned, and add it to the page
+ * cache.  Returns it locked, with a reference; -EEXIST if another task was faster.
  */
-static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index)
+static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
+					unsigned int order)
 {
 	struct address_space *mapping = f->inode->i_mapping;
-	gfp_t gfp = mapping_gfp_mask(mapping);
+	gfp_t gfp = kvm_gmem_gfp(mapping, order);
 	struct mempolicy *policy;
 	struct folio *folio;
 	bool is_private;
@@ -48,7 +82,7 @@ static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index)
 	int r;
 
 	policy = mpol_shared_policy_lookup(&GMEM_I(f->inode)->policy, index);
-	folio = filemap_alloc_folio(gfp, 0, policy);
+	folio = filemap_alloc_folio(gfp, order, policy);
 	mpol_cond_put(policy);
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
@@ -72,6 +106,72 @@ static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index)
 	return folio;
 }
 
+#ifdef CONFIG_NUMA
+/*
+ * Has mbind() one wish, or none, for all of [@start, @end)?  A policy that changes
+ * meanwhile is honoured by the next allocation.
+ */
+static bool kvm_gmem_policy_is_uniform(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct shared_policy *sp = &GMEM_I(inode)->policy;
+	struct mempolicy *first, *other;
+	pgoff_t index;
+
+	/* mbind() was never called, the usual case. */
+	if (!READ_ONCE(sp->root.rb_node))
+		return true;
+
+	first = mpol_shared_policy_lookup(sp, start);
+	for (index = start + 1; index < end; index++) {
+		other = mpol_shared_policy_lookup(sp, index);
+		mpol_cond_put(other);
+		if (other != first)
+			break;
+	}
+	mpol_cond_put(first);
+
+	return index == end;
+}
+#else
+static bool kvm_gmem_policy_is_uniform(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	return true;
+}
+#endif
+
+/* May one folio be allocated for the aligned block [@start, @end) of the file? */
+static bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	kvm_gmem_assert_locked(inode->i_mapping);
+
+	if (end > i_size_read(inode) >> PAGE_SHIFT)
+		return false;
+
+	if (gi->in_place && !gmem_state_is_uniform(&gi->state, start, end))
+		return false;
+
+	return kvm_gmem_next_present(inode, start, end) == end &&
+	       kvm_gmem_policy_is_uniform(inode, start, end);
+}
+
+/* Allocate for @index, a large folio if possible; see kvm_gmem_add_folio(). */
+static struct folio *kvm_gmem_new_folio(struct gmem_file *f, pgoff_t index)
+{
+	unsigned int order = GMEM_I(f->inode)->max_order;
+	pgoff_t start = ALIGN_DOWN(index, 1UL << order);
+	struct folio *folio;
+
+	if (order && kvm_gmem_may_be_large(f->inode, start, start + (1UL << order))) {
+		folio = kvm_gmem_add_folio(f, start, order);
+		if (!IS_ERR(folio) || folio == ERR_PTR(-EEXIST))
+			return folio;
+	}
+
+	return kvm_gmem_add_folio(f, index, 0);
+}
+
 /*
  * Return the folio at @index, locked and with a reference, allocating it if
  * there is none.  A new folio is not up to date: its content is undefined, and
@@ -92,22 +192,30 @@ struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index)
 		if (!IS_ERR(folio))
 			return folio;
 
-		folio = kvm_gmem_add_folio(f, index);
+		folio = kvm_gmem_new_folio(f, index);
 	} while (folio == ERR_PTR(-EEXIST));
 
 	return folio;
 }
 
 /*
- * Zero all of @folio.  The caller makes sure that no one relies on the bytes;
- * stores of whoever has the folio mapped may land before or after.
+ * Zero the pages [@start, @end) of the file as far as @folio has them, but for
+ * poisoned ones.  The caller makes sure that no one relies on the bytes; stores of
+ * whoever has the folio mapped may land before or after.
  */
-void kvm_gmem_zero_folio(struct folio *folio)
+void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end)
 {
-	long i;
+	pgoff_t index;
 
-	for (i = 0; i < folio_nr_pages(folio); i++) {
-		clear_highpage(folio_page(folio, i));
+	/* Memory failure may split a folio, but not one that is referenced. */
+	start = max(start, folio->index);
+	end = min(end, folio_next_index(folio));
+
+	for (index = start; index < end; index++) {
+		struct page *page = folio_file_page(folio, index);
+
+		if (!PageHWPoison(page))
+			clear_highpage(page);
 		cond_resched();
 	}
 	flush_dcache_folio(folio);
@@ -124,7 +232,7 @@ void kvm_gmem_make_uptodate(struct folio *folio)
 	if (folio_test_uptodate(folio))
 		return;
 
-	kvm_gmem_zero_folio(folio);
+	kvm_gmem_zero_pages(folio, 0, ULONG_MAX);
 	folio_mark_uptodate(folio);
 }
 
@@ -138,7 +246,101 @@ pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end)
 	if (start >= end || !xa_find(&inode->i_mapping->i_pages, &index, end - 1, XA_PRESENT))
 		return end;
 
-	return index;
+	return max(index, start);
+}
+
+/*
+ * Is @folio used by anyone but the file and the caller, each of whom has a
+ * reference (the file one a page)?  GUP-fast may still take a reference after
+ * the check, but drops it unused, as it finds the page table entry gone.
+ */
+bool kvm_gmem_folio_is_held(struct folio *folio)
+{
+	return folio_mapped(folio) || folio_maybe_dma_pinned(folio) ||
+	       folio_ref_count(folio) != folio_nr_pages(folio) + 1;
+}
+
+/*
+ * Split @folio, which the caller has a reference to, so that a folio begins at
+ * @index.  Buddies away from @index stay as large as they can; @evenly does
+ * without, all pieces are of one size, and in turn may wait for the memory that it
+ * needs.  Removes all user mappings of @folio.
+ */
+static int kvm_gmem_split_folio(struct folio *folio, pgoff_t index, bool evenly)
+{
+	unsigned int order = min_t(unsigned long, __ffs(index), folio_order(folio) - 1);
+	int r;
+
+	folio_lock(folio);
+	if (evenly)
+		r = split_folio_to_order(folio, order);
+	else
+		r = folio_split(folio, order, folio_file_page(folio, index), NULL);
+	folio_unlock(folio);
+
+	return r == -ENOMEM ? r : (r ? -EAGAIN : 0);
+}
+
+static int kvm_gmem_try_cut(struct inode *inode, pgoff_t index, bool evenly)
+{
+	struct folio *folio;
+	int r = 0;
+
+	folio = filemap_get_folio(inode->i_mapping, index);
+	if (IS_ERR(folio))
+		return 0;
+
+	if (folio->index < index) {
+		/* The LRU's batches may hold what was split before. */
+		lru_cache_drain_for_folio(folio, 1, NULL);
+		r = kvm_gmem_split_folio(folio, index, evenly);
+	}
+
+	folio_put(folio);
+	return r;
+}
+
+/*
+ * Make a folio begin at @index, if there is a folio at all: what comes before may
+ * then be treated apart from what comes after.  No state and no content changes, and
+ * the guest's mappings stay.
+ *
+ * invalidate_lock is held for write.  Returns 0, -EAGAIN if someone holds the
+ * folio that is in the way, -ENOMEM.
+ */
+int kvm_gmem_cut(struct inode *inode, pgoff_t index)
+{
+	int r;
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	if (!GMEM_I(inode)->max_order)
+		return 0;
+
+	r = kvm_gmem_try_cut(inode, index, false);
+	return r == -ENOMEM ? kvm_gmem_try_cut(inode, index, true) : r;
+}
+
+/* Make no folio straddle an edge of [@start, @end), see kvm_gmem_cut(). */
+int kvm_gmem_cut_edges(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	return kvm_gmem_cut(inode, start) ?: kvm_gmem_cut(inode, end);
+}
+
+/* truncate_inode_pages_range() keeps a folio of which it cannot split a part off. */
+static void kvm_gmem_assert_cut(struct inode *inode, pgoff_t index)
+{
+	struct folio *folio;
+
+	if (!IS_ENABLED(CONFIG_DEBUG_VM))
+		return;
+
+	folio = filemap_get_folio(inode->i_mapping, index);
+	if (IS_ERR(folio))
+		return;
+
+	VM_WARN_ON_ONCE_FOLIO(folio->index < index, folio);
+	folio_put(folio);
 }
 
 /*
@@ -232,7 +434,8 @@ static long kvm_gmem_count_private(struct inode *inode, pgoff_t start, pgoff_t e
  * allocator with their last reference, after the VM type's ->free_folio(); a
  * user who holds one keeps an orphan.  State is not touched.
  *
- * invalidate_lock is held for write, the guest's mappings are gone.
+ * invalidate_lock is held for write, the guest's mappings are gone, no folio
+ * straddles an edge.
  */
 void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
@@ -243,6 +446,8 @@ void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	long nr;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
+	kvm_gmem_assert_cut(f->inode, start);
+	kvm_gmem_assert_cut(f->inode, end);
 
 	first_private = kvm_gmem_index_is_private(f->inode, start);
 	mixed = gi->in_place &&

@@ -34,6 +34,10 @@
 #define BASE_GFN	0x1000
 #define MAX_EVENTS	64
 
+/* Of the large folios in the suite that has them, a quarter of the file. */
+#define LARGE_ORDER	2
+#define LARGE		(1 << LARGE_ORDER)
+
 enum double_hook {
 	HOOK_NONE,
 	MAY_CONVERT,
@@ -71,6 +75,10 @@ static struct gmem_double {
 
 	struct double_event events[MAX_EVENTS];
 	int nr_events;
+
+	/* The indices that faults were last kept from. */
+	pgoff_t kept_start;
+	pgoff_t kept_end;
 } *dbl;
 
 static int double_record(enum double_hook hook, pgoff_t start, pgoff_t end)
@@ -156,6 +164,8 @@ static void double_invalidate(struct kvm *kvm, struct kvm_gfn_range *range)
 {
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
+	dbl->kept_start = kvm_gmem_index(range->slot, kvm->mmu_invalidate_range_start);
+	dbl->kept_end = kvm_gmem_index(range->slot, kvm->mmu_invalidate_range_end);
 	double_record(INVALIDATE, kvm_gmem_index(range->slot, range->start),
 		      kvm_gmem_index(range->slot, range->end));
 }
@@ -173,6 +183,21 @@ static const struct address_space_operations double_aops =
 static const struct kvm_gmem_ops double_ops = {
 	.create_flags	 = GUEST_MEMFD_FLAG_INIT_SHARED,
 	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.zap_on_convert	 = true,
+	.aops		 = &double_aops,
+	.content	 = double_content,
+	.may_convert	 = double_may_convert,
+	.prepare_convert = double_prepare_convert,
+	.make_private	 = double_make_private,
+	.make_shared	 = double_make_shared,
+	.release_range	 = double_release_range,
+	.invalidate	 = double_invalidate,
+};
+
+static const struct kvm_gmem_ops double_large_ops = {
+	.create_flags	 = GUEST_MEMFD_FLAG_INIT_SHARED | GUEST_MEMFD_FLAG_HUGE,
+	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.max_order	 = LARGE_ORDER,
 	.zap_on_convert	 = true,
 	.aops		 = &double_aops,
 	.content	 = double_content,
@@ -212,7 +237,9 @@ static void expect_events(struct kunit *test, const struct double_event *want, i
 
 #define EXPECT_NO_EVENT(test)	expect_events(test, NULL, 0)
 
-static int convert(pgoff_t start, pgoff_t end, bool to_private, u64 flags)
+/* On failure @error is the first page in the way. */
+static int try_convert(pgoff_t start, pgoff_t end, bool to_private, u64 flags,
+		       pgoff_t *error)
 {
 	struct kvm_memory_attributes2 attrs = {
 		.offset = start << PAGE_SHIFT,
@@ -226,7 +253,17 @@ static int convert(pgoff_t start, pgoff_t end, bool to_private, u64 flags)
 	r = kvm_gmem_set_attributes(dbl->f, dbl->umem);
 
 	KUNIT_ASSERT_EQ(dbl->test, copy_from_user(&attrs, dbl->umem, sizeof(attrs)), 0);
-	KUNIT_EXPECT_EQ(dbl->test, attrs.error_offset, r ? start << PAGE_SHIFT : 0);
+	*error = attrs.error_offset >> PAGE_SHIFT;
+	return r;
+}
+
+static int convert(pgoff_t start, pgoff_t end, bool to_private, u64 flags)
+{
+	pgoff_t error;
+	int r;
+
+	r = try_convert(start, end, to_private, flags, &error);
+	KUNIT_EXPECT_EQ(dbl->test, error, r ? start : 0);
 	return r;
 }
 
@@ -240,7 +277,7 @@ static void fill(pgoff_t index, u8 byte)
 	folio = kvm_gmem_get_folio(dbl->f, index);
 	KUNIT_ASSERT_FALSE(dbl->test, IS_ERR(folio));
 	kvm_gmem_make_uptodate(folio);
-	memset(folio_address(folio), byte, PAGE_SIZE);
+	memset(page_address(folio_file_page(folio, index)), byte, PAGE_SIZE);
 	folio_unlock(folio);
 	folio_put(folio);
 	filemap_invalidate_unlock_shared(mapping);
@@ -250,14 +287,15 @@ static void fill(pgoff_t index, u8 byte)
 static int byte_at(pgoff_t index)
 {
 	struct folio *folio = filemap_get_folio(dbl->f->inode->i_mapping, index);
+	u8 *mem;
 	int byte;
 
 	if (IS_ERR(folio))
 		return -1;
 
-	byte = *(u8 *)folio_address(folio);
-	KUNIT_EXPECT_PTR_EQ(dbl->test, NULL,
-			    memchr_inv(folio_address(folio), byte, PAGE_SIZE));
+	mem = page_address(folio_file_page(folio, index));
+	byte = *mem;
+	KUNIT_EXPECT_PTR_EQ(dbl->test, NULL, memchr_inv(mem, byte, PAGE_SIZE));
 	folio_put(folio);
 	return byte;
 }
@@ -268,11 +306,11 @@ static void expect_state(struct kunit *test, pgoff_t start, pgoff_t end, bool is
 						    start, end, is_private));
 }
 
-static int set_slot(u64 npages)
+static int set_slot_at(gfn_t gfn, u64 npages)
 {
 	struct kvm_userspace_memory_region2 region = {
 		.flags = KVM_MEM_GUEST_MEMFD,
-		.guest_phys_addr = (u64)BASE_GFN << PAGE_SHIFT,
+		.guest_phys_addr = gfn << PAGE_SHIFT,
 		.memory_size = npages << PAGE_SHIFT,
 		.guest_memfd = dbl->fd,
 	};
@@ -282,6 +320,11 @@ static int set_slot(u64 npages)
 	KUNIT_ASSERT_EQ(dbl->test, copy_to_user(dbl->umem, &region, sizeof(region)), 0);
 	return file->f_op->unlocked_ioctl(file, KVM_SET_USER_MEMORY_REGION2,
 					  (unsigned long)dbl->umem);
+}
+
+static int set_slot(u64 npages)
+{
+	return set_slot_at(BASE_GFN, npages);
 }
 
 static struct kvm_memory_slot *get_slot(void)
@@ -651,6 +694,386 @@ static void gmem_core_populate(struct kunit *test)
 }
 #endif
 
+/* The tests of large folios, whose order is LARGE_ORDER. */
+
+/* The order of the folio that has page @index; -1 if it is absent. */
+static int order_at(pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(dbl->f->inode->i_mapping, index);
+	int order;
+
+	if (IS_ERR(folio))
+		return -1;
+
+	order = folio_order(folio);
+	folio_put(folio);
+	return order;
+}
+
+static void fill_block(pgoff_t start, u8 byte)
+{
+	int i;
+
+	for (i = 0; i < LARGE; i++)
+		fill(start + i, byte + i);
+}
+
+static void expect_block(struct kunit *test, pgoff_t start, u8 byte)
+{
+	int i;
+
+	for (i = 0; i < LARGE; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(start + i), byte + i);
+}
+
+/* Pages of the block become folios of their own, of one state in the end. */
+static void split_block(struct kunit *test, pgoff_t start)
+{
+	KUNIT_ASSERT_EQ(test, convert(start + 1, start + 2, true, PRESERVE), 0);
+	KUNIT_ASSERT_EQ(test, convert(start + 1, start + 2, false, PRESERVE), 0);
+	KUNIT_ASSERT_EQ(test, order_at(start), 0);
+	KUNIT_ASSERT_EQ(test, order_at(start + 1), 0);
+	KUNIT_ASSERT_EQ(test, order_at(start + 2), 1);
+}
+
+/* What is counted is what is there. */
+static void expect_accounts(struct kunit *test)
+{
+	struct kvm_vm_stat_generic *stat = &dbl->kvm->stat.generic;
+	long nr[2] = {};
+	pgoff_t i;
+
+	for (i = 0; i < NR_PAGES; i++) {
+		if (order_at(i) >= 0)
+			nr[double_is_private(i)]++;
+	}
+
+	KUNIT_EXPECT_EQ(test, dbl->f->inode->i_mapping->nrpages, nr[0] + nr[1]);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&GMEM_I(dbl->f->inode)->nr_private), nr[1]);
+	KUNIT_EXPECT_EQ(test, atomic64_read(&stat->gmem_pages_private), nr[1]);
+	KUNIT_EXPECT_EQ(test, atomic64_read(&stat->gmem_pages_shared), nr[0]);
+}
+
+static void gmem_large_allocate(struct kunit *test)
+{
+	fill(5, 0x55);
+	KUNIT_EXPECT_EQ(test, order_at(4), LARGE_ORDER);
+	KUNIT_EXPECT_EQ(test, order_at(7), LARGE_ORDER);
+	KUNIT_EXPECT_EQ(test, order_at(3), -1);
+	KUNIT_EXPECT_EQ(test, order_at(8), -1);
+
+	/* A block of two states gets pages. */
+	KUNIT_ASSERT_EQ(test, convert(9, 10, true, 0), 0);
+	fill(8, 0x88);
+	fill(9, 0x99);
+	KUNIT_EXPECT_EQ(test, order_at(8), 0);
+	KUNIT_EXPECT_EQ(test, order_at(9), 0);
+	KUNIT_EXPECT_EQ(test, order_at(10), -1);
+
+	/* So does one that isn't empty, also when it is of one state again. */
+	KUNIT_ASSERT_EQ(test, convert(9, 10, false, 0), 0);
+	fill(10, 0xaa);
+	KUNIT_EXPECT_EQ(test, order_at(10), 0);
+	KUNIT_ASSERT_EQ(test, punch(8, 12), 0);
+	fill(10, 0xaa);
+	KUNIT_EXPECT_EQ(test, order_at(8), LARGE_ORDER);
+	expect_accounts(test);
+}
+
+/* Make page @index present as the allocator gave it, full of what others left. */
+static void fill_stale(pgoff_t index)
+{
+	struct address_space *mapping = dbl->f->inode->i_mapping;
+	struct folio *folio;
+	long i;
+
+	filemap_invalidate_lock_shared(mapping);
+	folio = kvm_gmem_get_folio(dbl->f, index);
+	KUNIT_ASSERT_FALSE(dbl->test, IS_ERR(folio));
+	KUNIT_ASSERT_FALSE(dbl->test, folio_test_uptodate(folio));
+	for (i = 0; i < folio_nr_pages(folio); i++)
+		memset(page_address(folio_page(folio, i)), 0xee, PAGE_SIZE);
+	folio_unlock(folio);
+	folio_put(folio);
+	filemap_invalidate_unlock_shared(mapping);
+}
+
+/* "Nothing of the host's earlier data ever reaches a guest or a user mapping." */
+static void gmem_large_zero(struct kunit *test)
+{
+	kvm_pfn_t pfn;
+	int i;
+
+	fill_stale(5);
+	KUNIT_ASSERT_EQ(test, get_pfn(6, &pfn), 0);
+	for (i = 4; i < 8; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), 0);
+
+	/* Pieces of what was never used are zeroed before their own first use. */
+	fill_stale(8);
+	KUNIT_ASSERT_EQ(test, punch(9, 10), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(8), 0xee);
+	KUNIT_EXPECT_EQ(test, byte_at(11), 0xee);
+	KUNIT_ASSERT_EQ(test, get_pfn(8, &pfn), 0);
+	KUNIT_ASSERT_EQ(test, get_pfn(10, &pfn), 0);
+	for (i = 8; i < 12; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), i == 9 ? -1 : 0);
+
+	/* ZERO of a part does not make the rest fit to be seen. */
+	fill_stale(12);
+	KUNIT_ASSERT_EQ(test, convert(13, 14, false, ZERO), 0);
+	KUNIT_ASSERT_EQ(test, get_pfn(12, &pfn), 0);
+	for (i = 12; i < 16; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), 0);
+}
+
+static void gmem_large_convert(struct kunit *test)
+{
+	fill_block(4, 0x44);
+	fill_block(8, 0x88);
+	start_here();
+
+	/* What lies inside stays whole, with one call for all of it. */
+	KUNIT_EXPECT_EQ(test, convert(5, 12, true, 0), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 5, 12 }, { PREPARE, 5, 6 }, { PREPARE, 8, 12 },
+		      { INVALIDATE, 5, 12 });
+	KUNIT_EXPECT_EQ(test, order_at(4), 0);
+	KUNIT_EXPECT_EQ(test, order_at(6), 1);
+	KUNIT_EXPECT_EQ(test, order_at(8), LARGE_ORDER);
+	expect_state(test, 4, 5, false);
+	expect_state(test, 5, 12, true);
+	expect_accounts(test);
+
+	KUNIT_EXPECT_EQ(test, convert(5, 12, false, 0), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 5, 12 }, { PREPARE, 5, 6 }, { PREPARE, 8, 12 },
+		      { INVALIDATE, 5, 12 }, { MAKE_SHARED, 5, 6 }, { MAKE_SHARED, 6, 8 },
+		      { MAKE_SHARED, 8, 12 });
+	expect_block(test, 4, 0x44);
+	expect_block(test, 8, 0x88);
+	expect_accounts(test);
+}
+
+/* Someone holds a part of a folio, by page 6; no other part can go its way. */
+static void gmem_large_held(struct kunit *test)
+{
+	struct folio *folio;
+	pgoff_t error;
+
+	fill_block(4, 0x44);
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 6);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, try_convert(2, 5, true, 0, &error), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, error, 4);
+	KUNIT_EXPECT_EQ(test, try_convert(5, 10, true, 0, &error), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, error, 5);
+	KUNIT_EXPECT_EQ(test, try_convert(7, 8, true, DISCARD, &error), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, error, 7);
+	KUNIT_EXPECT_EQ(test, try_convert(2, 5, false, DISCARD, &error), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, error, 4);
+	KUNIT_EXPECT_EQ(test, punch(0, 5), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, punch(7, NR_PAGES), -EAGAIN);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 2, 5 }, { MAY_CONVERT, 5, 10 },
+		      { MAY_CONVERT, 7, 8 }, { MAY_CONVERT, 2, 5 });
+	expect_state(test, 0, NR_PAGES, false);
+	expect_block(test, 4, 0x44);
+	KUNIT_EXPECT_EQ(test, order_at(4), LARGE_ORDER);
+
+	/* Nothing is cut for what stays on its side. */
+	KUNIT_EXPECT_EQ(test, convert(5, 6, false, ZERO), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(4), 0x44);
+	KUNIT_EXPECT_EQ(test, byte_at(5), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(6), 0x46);
+	KUNIT_EXPECT_EQ(test, order_at(4), LARGE_ORDER);
+
+	/* A whole folio leaves, and its holder has an orphan. */
+	KUNIT_EXPECT_EQ(test, punch(4, 8), 0);
+	KUNIT_EXPECT_EQ(test, order_at(4), -1);
+	folio_put(folio);
+	expect_accounts(test);
+}
+
+/* Faults are kept out as far as a large mapping reaches, split or not. */
+static void gmem_large_widened(struct kunit *test)
+{
+	struct address_space *mapping = dbl->f->inode->i_mapping;
+	struct folio *folio;
+	int i;
+
+	fill_block(4, 0x44);
+	for (i = 0; i < 2; i++) {
+		KUNIT_ASSERT_EQ(test, convert(5, 6, !i, 0), 0);
+		KUNIT_EXPECT_EQ(test, dbl->kept_start, 4);
+		KUNIT_EXPECT_EQ(test, dbl->kept_end, 8);
+	}
+
+	KUNIT_ASSERT_EQ(test, convert(7, 9, true, DISCARD), 0);
+	KUNIT_EXPECT_EQ(test, dbl->kept_start, 4);
+	KUNIT_EXPECT_EQ(test, dbl->kept_end, 12);
+
+	fill_block(12, 0xc0);
+	KUNIT_ASSERT_EQ(test, punch(14, 15), 0);
+	KUNIT_EXPECT_EQ(test, dbl->kept_start, 12);
+	KUNIT_EXPECT_EQ(test, dbl->kept_end, 16);
+
+	/* Memory failure has split the folio by the time it tells. */
+	dbl->kept_end = 0;
+	folio = filemap_lock_folio(mapping, 15);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	KUNIT_EXPECT_EQ(test, folio_order(folio), 0);
+	kvm_gmem_error_folio(mapping, folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_EXPECT_EQ(test, dbl->kept_start, 12);
+	KUNIT_EXPECT_EQ(test, dbl->kept_end, 16);
+}
+
+static int mapping_order(gfn_t gfn)
+{
+	kvm_pfn_t pfn;
+	int order, r;
+
+	guard(srcu)(&dbl->kvm->srcu);
+
+	r = kvm_gmem_get_pfn(dbl->kvm, gfn_to_memslot(dbl->kvm, gfn), gfn, &pfn, &order);
+	KUNIT_EXPECT_EQ(dbl->test, r, 0);
+	return order;
+}
+
+/* The order follows folio, slot and alignment. */
+static void gmem_large_mapping(struct kunit *test)
+{
+	kvm_pfn_t pfn[2];
+
+	KUNIT_ASSERT_EQ(test, convert(4, 8, true, 0), 0);
+	start_here();
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 1), LARGE_ORDER);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 7), LARGE_ORDER);
+	EXPECT_EVENTS(test, { MAKE_PRIVATE, 4, 8 });
+	KUNIT_EXPECT_EQ(test, get_pfn(4, &pfn[0]), 0);
+	KUNIT_EXPECT_EQ(test, get_pfn(7, &pfn[1]), 0);
+	KUNIT_EXPECT_EQ(test, pfn[1] - pfn[0], 3);
+
+	fill_block(8, 0x88);
+	split_block(test, 8);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 8), 0);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 10), 0);
+
+	/* The end of the slot cuts through [4, 8). */
+	KUNIT_ASSERT_EQ(test, set_slot(0), 0);
+	KUNIT_ASSERT_EQ(test, set_slot(6), 0);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN), LARGE_ORDER);
+	start_here();
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 4), 0);
+
+	/* What is aligned in the file isn't for the guest. */
+	KUNIT_ASSERT_EQ(test, set_slot(0), 0);
+	KUNIT_ASSERT_EQ(test, set_slot_at(BASE_GFN + 2, NR_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 2), 0);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 4), 0);
+}
+
+/* Small folios give way where their bytes need not survive, and only there. */
+static void gmem_large_replace(struct kunit *test)
+{
+	fill_block(4, 0x44);
+	split_block(test, 4);
+	KUNIT_EXPECT_EQ(test, convert(4, 8, true, PRESERVE), 0);
+	expect_block(test, 4, 0x44);
+	KUNIT_EXPECT_EQ(test, order_at(6), 1);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, convert(3, 9, false, ZERO), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 9 }, { INVALIDATE, 3, 9 }, { RELEASE, 4, 8 },
+		      { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 }, { FREE_FOLIO, 6, 8 });
+	KUNIT_EXPECT_EQ(test, order_at(4), -1);
+	expect_accounts(test);
+	fill_block(4, 0x44);
+	KUNIT_EXPECT_EQ(test, order_at(4), LARGE_ORDER);
+
+	/* A whole folio is zeroed; users may hold what was shared before. */
+	KUNIT_EXPECT_EQ(test, convert(4, 8, true, ZERO), 0);
+	KUNIT_EXPECT_EQ(test, order_at(4), LARGE_ORDER);
+	KUNIT_EXPECT_EQ(test, byte_at(7), 0);
+	fill_block(8, 0x88);
+	split_block(test, 8);
+	KUNIT_EXPECT_EQ(test, convert(8, 12, false, ZERO), 0);
+	KUNIT_EXPECT_EQ(test, order_at(10), 1);
+	KUNIT_EXPECT_EQ(test, byte_at(10), 0);
+
+	/* A part of a block is no reason. */
+	fill_block(8, 0x88);
+	KUNIT_EXPECT_EQ(test, convert(9, 12, true, ZERO), 0);
+	KUNIT_EXPECT_EQ(test, order_at(10), 1);
+	KUNIT_EXPECT_EQ(test, byte_at(8), 0x88);
+	KUNIT_EXPECT_EQ(test, byte_at(9), 0);
+	expect_accounts(test);
+}
+
+/* What is on the asked side already keeps its bytes if no flag asks for more. */
+static void gmem_large_replace_default(struct kunit *test)
+{
+	dbl->content[true].dflt = ZERO;
+	fill_block(4, 0x44);
+	KUNIT_ASSERT_EQ(test, convert(5, 6, true, PRESERVE), 0);
+
+	KUNIT_EXPECT_EQ(test, convert(4, 8, true, 0), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(4), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(5), 0x45);
+	KUNIT_EXPECT_EQ(test, byte_at(7), 0);
+	expect_accounts(test);
+}
+
+static void gmem_large_discard(struct kunit *test)
+{
+	fill_block(4, 0x44);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, convert(5, 7, true, DISCARD), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 5, 7 }, { PREPARE, 5, 6 }, { PREPARE, 6, 7 },
+		      { INVALIDATE, 5, 7 }, { RELEASE, 5, 7 }, { FREE_FOLIO, 5, 6 },
+		      { FREE_FOLIO, 6, 7 });
+	KUNIT_EXPECT_EQ(test, byte_at(4), 0x44);
+	KUNIT_EXPECT_EQ(test, byte_at(5), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(7), 0x47);
+	expect_accounts(test);
+}
+
+static void gmem_large_punch(struct kunit *test)
+{
+	fill_block(0, 0x10);
+	fill_block(4, 0x44);
+	fill_block(8, 0x88);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, punch(2, 9), 0);
+	EXPECT_EVENTS(test, { PREPARE, 2, 4 }, { PREPARE, 8, 9 }, { INVALIDATE, 2, 9 },
+		      { RELEASE, 2, 9 }, { FREE_FOLIO, 2, 4 }, { FREE_FOLIO, 4, 8 },
+		      { FREE_FOLIO, 8, 9 });
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+	KUNIT_EXPECT_EQ(test, byte_at(2), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(8), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(9), 0x89);
+	KUNIT_EXPECT_EQ(test, order_at(10), 1);
+	expect_accounts(test);
+}
+
+/* The platform keeps all of a folio: all of it is lost, and nothing else. */
+static void gmem_large_make_shared_fails(struct kunit *test)
+{
+	fill_block(4, 0x44);
+	fill_block(8, 0x88);
+	KUNIT_ASSERT_EQ(test, convert(4, 12, true, 0), 0);
+
+	fail_hook(MAKE_SHARED, 1, -EIO);
+	KUNIT_EXPECT_EQ(test, convert(4, 12, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, pages_leaked(), LARGE);
+	KUNIT_EXPECT_EQ(test, order_at(4), -1);
+	expect_block(test, 8, 0x88);
+	expect_state(test, 0, NR_PAGES, false);
+	expect_accounts(test);
+}
+
 /* A kernel thread sees no file system; init does. */
 static struct file *open_dev_kvm(void)
 {
@@ -693,7 +1116,7 @@ static int open_vm(struct kunit *test)
 	return 0;
 }
 
-static int open_file(struct kunit *test)
+static int open_file(const struct kvm_gmem_ops *ops, u64 flags)
 {
 	struct file *file;
 
@@ -701,8 +1124,8 @@ static int open_file(struct kunit *test)
 	if (dbl->fd < 0)
 		return dbl->fd;
 
-	file = kvm_gmem_create_file(dbl->kvm, &double_ops, NR_PAGES << PAGE_SHIFT,
-				    GUEST_MEMFD_FLAG_INIT_SHARED);
+	file = kvm_gmem_create_file(dbl->kvm, ops, NR_PAGES << PAGE_SHIFT,
+				    GUEST_MEMFD_FLAG_INIT_SHARED | flags);
 	if (IS_ERR(file)) {
 		put_unused_fd(dbl->fd);
 		dbl->fd = -1;
@@ -714,7 +1137,7 @@ static int open_file(struct kunit *test)
 	return 0;
 }
 
-static int gmem_core_init(struct kunit *test)
+static int gmem_test_init(struct kunit *test, const struct kvm_gmem_ops *ops, u64 flags)
 {
 	unsigned long addr;
 	int r;
@@ -738,11 +1161,24 @@ static int gmem_core_init(struct kunit *test)
 
 	r = open_vm(test);
 	if (!r)
-		r = open_file(test);
+		r = open_file(ops, flags);
 	if (!r)
 		r = set_slot(NR_PAGES);
 	start_here();
 	return r;
+}
+
+static int gmem_core_init(struct kunit *test)
+{
+	return gmem_test_init(test, &double_ops, 0);
+}
+
+static int gmem_large_init(struct kunit *test)
+{
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "Folios can't be split without THP");
+
+	return gmem_test_init(test, &double_large_ops, GUEST_MEMFD_FLAG_HUGE);
 }
 
 static void gmem_core_exit(struct kunit *test)
@@ -783,4 +1219,26 @@ static struct kunit_suite gmem_core_suite = {
 	.test_cases = gmem_core_cases,
 };
 
-kunit_test_suite(gmem_core_suite);
+static struct kunit_case gmem_large_cases[] = {
+	KUNIT_CASE(gmem_large_allocate),
+	KUNIT_CASE(gmem_large_zero),
+	KUNIT_CASE(gmem_large_convert),
+	KUNIT_CASE(gmem_large_held),
+	KUNIT_CASE(gmem_large_widened),
+	KUNIT_CASE(gmem_large_mapping),
+	KUNIT_CASE(gmem_large_replace),
+	KUNIT_CASE(gmem_large_replace_default),
+	KUNIT_CASE(gmem_large_discard),
+	KUNIT_CASE(gmem_large_punch),
+	KUNIT_CASE(gmem_large_make_shared_fails),
+	{}
+};
+
+static struct kunit_suite gmem_large_suite = {
+	.name = "gmem_large",
+	.init = gmem_large_init,
+	.exit = gmem_core_exit,
+	.test_cases = gmem_large_cases,
+};
+
+kunit_test_suites(&gmem_core_suite, &gmem_large_suite);

@@ -81,7 +81,21 @@ struct context {
 	u64 flags;
 	u64 nr;
 	int fd;
+
+	/* A file that is one large page, of which only NR pages are looked at. */
+	bool large;
 };
+
+/* Pages and creation flags of the file of most paths. */
+static u64 file_pages(struct context *c)
+{
+	return c->large ? SZ_2M / PAGE_SIZE : NR;
+}
+
+static u64 large_flag(struct context *c)
+{
+	return c->large ? GUEST_MEMFD_FLAG_HUGE : 0;
+}
 
 struct path {
 	const char *name;
@@ -275,7 +289,8 @@ static void bound_file_in_one_state(struct context *c)
 {
 	bool to_private = c->attributes;
 
-	gmem_new(&c->g, c->vcpu->vm, NR, to_private ? GMEM_SHARED_FILE : GMEM_PRIVATE_FILE);
+	gmem_new(&c->g, c->vcpu->vm, file_pages(c),
+		 (to_private ? GMEM_SHARED_FILE : GMEM_PRIVATE_FILE) | large_flag(c));
 	gmem_guest_fill(c->vcpu, &c->g, 0, NR, VAL);
 }
 
@@ -306,6 +321,26 @@ SWEEP_TEST(convert_uniform)
 		state_unchanged, converted,
 	};
 	struct context c = { .vcpu = vcpu, .nr = COUNT };
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		c.flags = flags[i];
+		c.attributes = GMEM_PRIVATE;
+		sweep(&path, &c);
+		c.attributes = GMEM_SHARED;
+		sweep(&path, &c);
+	}
+}
+
+/* A large page is split, or stays whole. */
+SWEEP_TEST(convert_large)
+{
+	static const u64 flags[] = { GMEM_PRESERVE, GMEM_ZERO, GMEM_DISCARD };
+	static const struct path path = {
+		"convert, large", bound_file_in_one_state, convert_call,
+		state_unchanged, converted,
+	};
+	struct context c = { .vcpu = vcpu, .nr = COUNT, .large = true };
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
@@ -411,7 +446,7 @@ SWEEP_TEST(convert_pieces)
 /* Page tables, too, are new each time. */
 static void unmapped_file(struct context *c)
 {
-	gmem_new(&c->g, c->vcpu->vm, NR, c->flags);
+	gmem_new(&c->g, c->vcpu->vm, file_pages(c), c->flags | large_flag(c));
 }
 
 static int user_fault_call(struct context *c)
@@ -437,6 +472,8 @@ SWEEP_TEST(user_fault)
 	};
 	struct context c = { .vcpu = vcpu, .flags = GMEM_SHARED_FILE };
 
+	sweep(&path, &c);
+	c.large = true;
 	sweep(&path, &c);
 }
 
@@ -478,6 +515,8 @@ SWEEP_TEST(guest_fault)
 	c.flags = GMEM_SHARED_FILE;
 	sweep(&path, &c);
 	c.flags = GMEM_PRIVATE_FILE;
+	sweep(&path, &c);
+	c.large = true;
 	sweep(&path, &c);
 }
 
@@ -527,6 +566,8 @@ SWEEP_TEST(allocate)
 	struct context c = { .vcpu = vcpu, .flags = GMEM_SHARED_FILE };
 
 	sweep(&path, &c);
+	c.large = true;
+	sweep(&path, &c);
 }
 
 static int punch_call(struct context *c)
@@ -549,6 +590,35 @@ SWEEP_TEST(punch)
 	};
 	struct context c = { .vcpu = vcpu };
 
+	sweep(&path, &c);
+}
+
+static void large_is_whole(struct context *c)
+{
+	gmem_assert_state(&c->g, 0, NR, !c->attributes);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, NR, VAL);
+}
+
+static void large_has_hole(struct context *c)
+{
+	gmem_assert_state(&c->g, 0, NR, !c->attributes);
+	gmem_guest_check_fill(c->vcpu, &c->g, 0, FIRST, VAL);
+	gmem_guest_check_zero(c->vcpu, &c->g, FIRST, COUNT);
+	gmem_guest_check_fill(c->vcpu, &c->g, END, NR - END, VAL + END);
+	gmem_destroy(&c->g);
+}
+
+/* The split fails or succeeds before anything is freed. */
+SWEEP_TEST(punch_large)
+{
+	static const struct path path = {
+		"punch, large", bound_file_in_one_state, punch_call,
+		large_is_whole, large_has_hole,
+	};
+	struct context c = { .vcpu = vcpu, .large = true };
+
+	sweep(&path, &c);
+	c.attributes = GMEM_PRIVATE;
 	sweep(&path, &c);
 }
 

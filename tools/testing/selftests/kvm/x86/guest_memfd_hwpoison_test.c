@@ -223,16 +223,18 @@ MAPPED_TEST(shared_page_zeroed)
 	give_frames_back();
 }
 
-static void test_private_page(struct kvm_vcpu *vcpu, u64 remove_flags)
+/* The file has @nr pages, in the end NR of which are looked at. */
+static void test_private_page(struct kvm_vcpu *vcpu, u64 remove_flags, u64 nr, u64 flags)
 {
 	const u64 page = 9;
 	struct gmem g;
 	u64 frame;
 
-	new_filled_file(&g, vcpu->vm);
+	gmem_new(&g, vcpu->vm, nr, GMEM_SHARED_FILE | flags);
+	gmem_host_fill(&g, 0, nr, VAL);
 	frame = known_frame(g.mem + page * PAGE_SIZE);
 
-	gmem_to_private(&g, 0, NR, 0);
+	gmem_to_private(&g, 0, nr, 0);
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
 	write_number(HWPOISON_DIR "corrupt-pfn", frame);
 	expect_private(&g, page);
@@ -247,14 +249,90 @@ static void test_private_page(struct kvm_vcpu *vcpu, u64 remove_flags)
 		gmem_assert_private(&g, 0, NR);
 	}
 	expect_fresh(vcpu, &g, page);
+	if (nr > NR) {
+		gmem_to_shared(&g, NR, nr - NR, 0);
+		gmem_host_check(&g, NR, nr - NR, VAL + NR);
+	}
 	gmem_destroy(&g);
 }
 
 /* The same for an error in a private page, removed in both ways. */
 FRAME_TEST(private_page)
 {
-	test_private_page(vcpu, 0);
-	test_private_page(vcpu, GMEM_DISCARD);
+	test_private_page(vcpu, 0, NR, 0);
+	test_private_page(vcpu, GMEM_DISCARD, NR, 0);
+	give_frames_back();
+}
+
+/* ---- One page of a large one ---- */
+
+#define NR_LARGE	(SZ_2M / PAGE_SIZE)
+
+/* "One poisoned 4 KiB page costs the guest that page; the rest lives on." */
+FRAME_TEST(large_private_page)
+{
+	test_private_page(vcpu, 0, NR_LARGE, GUEST_MEMFD_FLAG_HUGE);
+	test_private_page(vcpu, GMEM_DISCARD, NR_LARGE, GUEST_MEMFD_FLAG_HUGE);
+	give_frames_back();
+}
+
+static u64 large_pages(void)
+{
+	return gmem_meminfo_kib("FileHugePages") * SZ_1K / SZ_2M;
+}
+
+MAPPED_TEST(large_shared_page)
+{
+	const u64 page = 5, before = large_pages();
+	struct gmem g;
+
+	gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
+	gmem_host_fill(&g, 0, NR_LARGE, VAL);
+	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
+	TEST_ASSERT_EQ(large_pages(), before + 1);
+
+	/* "Kept, and out of reach" is no failure. */
+	TEST_ASSERT(!madvise(g.mem + page * PAGE_SIZE, PAGE_SIZE, MADV_HWPOISON),
+		    "MADV_HWPOISON: %s", strerror(errno));
+	TEST_ASSERT_EQ(large_pages(), before);
+	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
+	gmem_host_check(&g, 0, page, VAL);
+	gmem_host_check(&g, page + 1, NR_LARGE - page - 1, VAL + page + 1);
+	expect_guest_poison(vcpu, &g, page);
+
+	/* The page is gone for good, but not for the file. */
+	gmem_punch(&g, 0, NR_LARGE);
+	gmem_host_check_zero(&g, 0, NR_LARGE);
+	TEST_ASSERT_EQ(large_pages(), before + 1);
+	gmem_guest_finish(vcpu);
+	gmem_guest_check_zero(vcpu, &g, 0, NR);
+	gmem_destroy(&g);
+	give_frames_back();
+}
+
+/* The error cannot be split off, as the page is held; no one gets to it anew. */
+MAPPED_TEST(large_held_page)
+{
+	const u64 page = 5;
+	int pipes[2];
+	struct gmem g;
+
+	__gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE, true);
+	gmem_host_fill(&g, 0, NR_LARGE, VAL);
+	hold_by_pipe(pipes, g.mem);
+	poison_mapped(g.mem + page * PAGE_SIZE);
+	expect_guest_poison(vcpu, &g, page);
+
+	/* "Skipped by content", and then split off after all. */
+	gmem_to_shared(&g, 0, NR_LARGE, GMEM_ZERO);
+	release_pipe(pipes);
+	gmem_to_private(&g, 0, NR, 0);
+	gmem_guest_fill(vcpu, &g, 0, page, VAL);
+	gmem_guest_fill(vcpu, &g, page + 1, NR - page - 1, VAL + page + 1);
+	expect_guest_poison(vcpu, &g, page);
+	gmem_punch(&g, page, 1);
+	expect_fresh(vcpu, &g, page);
+	gmem_destroy(&g);
 	give_frames_back();
 }
 

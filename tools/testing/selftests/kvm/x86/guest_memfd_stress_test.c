@@ -18,6 +18,9 @@ GMEM_DEFINE_SIGBUS();
 
 #define NR_PAGES	64ul
 #define NR_THREADS	4ul
+
+/* With large pages the file has two of them. */
+#define NR_PAGES_HUGE	1024ul
 #define NR_VCPUS	2ul
 #define DEFAULT_OPS	8000
 
@@ -52,9 +55,11 @@ struct stress_thread {
 };
 
 static struct stress_thread threads[NR_THREADS];
-static struct page_model model[NR_PAGES];
+static struct page_model model[NR_PAGES_HUGE];
 static pthread_rwlock_t world;
 static struct kvm_vm *vm;
+static u64 file_flags = GMEM_SHARED_FILE;
+static u64 nr_pages = NR_PAGES;
 static u64 ops_per_thread;
 static struct gmem g;
 
@@ -196,9 +201,20 @@ static void op_convert(struct stress_thread *t, u64 page)
 	model_convert(page, 1, private, flags);
 }
 
+/* EAGAIN, as another thread may hold another part of a large page. */
+static void punch_pages(u64 first, u64 nr)
+{
+	int r;
+
+	gmem_wait_until(!(r = fallocate(g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+					first * PAGE_SIZE, nr * PAGE_SIZE)) ||
+			errno != EAGAIN || !(file_flags & GUEST_MEMFD_FLAG_HUGE));
+	TEST_ASSERT(!r, "Punching %lu pages at %lu: errno %d", nr, first, errno);
+}
+
 static void op_punch(struct stress_thread *t, u64 page)
 {
-	gmem_punch(&g, page, 1);
+	punch_pages(page, 1);
 	model[page].val = 0;
 }
 
@@ -237,7 +253,7 @@ static const struct op {
 
 static void random_op(struct stress_thread *t)
 {
-	u64 page = kvm_random_u32(&t->random) % (NR_PAGES / NR_THREADS);
+	u64 page = kvm_random_u32(&t->random) % (nr_pages / NR_THREADS);
 	u32 i, pick, total = 0;
 
 	for (i = 0; i < ARRAY_SIZE(ops); i++)
@@ -254,8 +270,8 @@ static void random_op(struct stress_thread *t)
 
 static void whole_convert(struct stress_thread *t)
 {
-	u64 first = kvm_random_u32(&t->random) % NR_PAGES;
-	u64 nr = 1 + kvm_random_u32(&t->random) % (NR_PAGES - first);
+	u64 first = kvm_random_u32(&t->random) % nr_pages;
+	u64 nr = 1 + kvm_random_u32(&t->random) % (nr_pages - first);
 	bool private = kvm_random_bool(&t->random);
 	u64 flags = random_flags(t);
 
@@ -267,9 +283,19 @@ static void whole_punch(struct stress_thread *t)
 {
 	u64 page;
 
-	gmem_punch(&g, 0, NR_PAGES);
-	for (page = 0; page < NR_PAGES; page++)
+	punch_pages(0, nr_pages);
+	for (page = 0; page < nr_pages; page++)
 		model[page].val = 0;
+}
+
+/* Only thus do large pages come back that conversions have split. */
+static void whole_renew(struct stress_thread *t)
+{
+	bool private = kvm_random_bool(&t->random);
+	u64 flags = kvm_random_bool(&t->random) ? GMEM_ZERO : GMEM_DISCARD;
+
+	gmem_convert_pages(&g, 0, nr_pages, private ? GMEM_PRIVATE : GMEM_SHARED, flags);
+	model_convert(0, nr_pages, private, flags);
 }
 
 static void whole_rebind(struct stress_thread *t)
@@ -293,7 +319,7 @@ static void whole_check(struct stress_thread *t)
 {
 	u64 page;
 
-	for (page = 0; page < NR_PAGES; page++)
+	for (page = 0; page < nr_pages; page++)
 		check_user_page(page);
 }
 
@@ -301,6 +327,7 @@ static void (* const whole_ops[])(struct stress_thread *t) = {
 	whole_convert,
 	whole_convert,
 	whole_punch,
+	whole_renew,
 	whole_rebind,
 	whole_remap,
 	whole_check,
@@ -351,12 +378,12 @@ static void final_check(void)
 {
 	u64 page;
 
-	for (page = 0; page < NR_PAGES; page++) {
+	for (page = 0; page < nr_pages; page++) {
 		check_user_page(page);
 		op_guest_read(&threads[page % NR_THREADS], page);
 	}
-	gmem_to_shared(&g, 0, NR_PAGES, GMEM_PRESERVE);
-	for (page = 0; page < NR_PAGES; page++) {
+	gmem_to_shared(&g, 0, nr_pages, GMEM_PRESERVE);
+	for (page = 0; page < nr_pages; page++) {
 		model[page].private = false;
 		check_user_page(page);
 	}
@@ -369,8 +396,8 @@ static void run_stress(u32 seed)
 	u64 i;
 
 	vm = gmem_vm_create(NR_VCPUS, guest_code, vcpus);
-	virt_map(vm, GMEM_GPA, GMEM_GPA, NR_PAGES);
-	gmem_new(&g, vm, NR_PAGES, GMEM_SHARED_FILE);
+	virt_map(vm, GMEM_GPA, GMEM_GPA, nr_pages);
+	gmem_new(&g, vm, nr_pages, file_flags);
 
 	for (i = 0; i < NR_VCPUS; i++) {
 		vcpu_args_set(vcpus[i], 1, i);
@@ -395,8 +422,12 @@ int main(int argc, char *argv[])
 	u64 nr_ops = GMEM_LOOPS(DEFAULT_OPS);
 	int opt;
 
-	while ((opt = getopt(argc, argv, "hs:n:")) != -1) {
+	while ((opt = getopt(argc, argv, "hHs:n:")) != -1) {
 		switch (opt) {
+		case 'H':
+			file_flags |= GUEST_MEMFD_FLAG_HUGE;
+			nr_pages = NR_PAGES_HUGE;
+			break;
 		case 's':
 			seed = atoi_positive("seed", optarg);
 			break;
@@ -404,18 +435,20 @@ int main(int argc, char *argv[])
 			nr_ops = atoi_positive("number of operations", optarg);
 			break;
 		default:
-			printf("usage: %s [-s seed] [-n operations]\n", argv[0]);
+			printf("usage: %s [-H] [-s seed] [-n operations]\n", argv[0]);
 			return opt == 'h' ? 0 : KSFT_FAIL;
 		}
 	}
 
 	TEST_REQUIRE(gmem_conversion_supported());
+	TEST_REQUIRE(!(file_flags & ~kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS)));
 
 	/* Zero would be the end of all randomness. */
 	seed = seed ?: 1;
 	ops_per_thread = (nr_ops + NR_THREADS - 1) / NR_THREADS;
-	printf("Seed %u, %lu operations: %s -s %u -n %lu\n", seed,
-	       ops_per_thread * NR_THREADS, argv[0], seed, nr_ops);
+	printf("Seed %u, %lu operations: %s%s -s %u -n %lu\n", seed,
+	       ops_per_thread * NR_THREADS, argv[0],
+	       file_flags & GUEST_MEMFD_FLAG_HUGE ? " -H" : "", seed, nr_ops);
 
 	gmem_test_init();
 	run_stress(seed);
