@@ -140,7 +140,7 @@ kernels: image-x86 image-x86-debug image-arm64
 
 # ---- judging ----
 
-.PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip
+.PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -f '$(FACTOR)'
 
@@ -163,6 +163,9 @@ lab-build-warnings: kernel-x86 kernel-arm64
 
 lab-tree-roundtrip: tree
 	@lab/roundtrip.sh
+
+lab-content-table:
+	@lab/content-table.sh
 
 # ---- measuring ----
 

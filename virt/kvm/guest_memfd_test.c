@@ -16,6 +16,7 @@
 #include <linux/fs_struct.h>
 #include <linux/highmem.h>
 #include <linux/kvm_gmem.h>
+#include <linux/kvm_gmem_kunit.h>
 #include <linux/kvm_host.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
@@ -1191,7 +1192,29 @@ static void gmem_core_exit(struct kunit *test)
 	dbl = NULL;
 }
 
+#ifdef CONFIG_KVM_SW_PROTECTED_VM
+/* What the table in the document says of content. */
+static void gmem_core_sw_protected(struct kunit *test)
+{
+	static const char * const rows[] = {
+		"KVM_X86_SW_PROTECTED_VM   shared   PRESERVE        ZERO, PRESERVE, DISCARD",
+		"KVM_X86_SW_PROTECTED_VM   private  PRESERVE        ZERO, PRESERVE, DISCARD",
+	};
+	struct kvm *kvm = kunit_kzalloc(test, sizeof(*kvm), GFP_KERNEL);
+	int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, kvm);
+	kvm->arch.vm_type = KVM_X86_SW_PROTECTED_VM;
+	for (i = 0; i < ARRAY_SIZE(rows); i++)
+		kvm_gmem_kunit_content_row(test, kvm, kvm_arch_gmem_ops(kvm),
+					   "KVM_X86_SW_PROTECTED_VM", i, rows[i]);
+}
+#endif
+
 static struct kunit_case gmem_core_cases[] = {
+#ifdef CONFIG_KVM_SW_PROTECTED_VM
+	KUNIT_CASE(gmem_core_sw_protected),
+#endif
 	KUNIT_CASE(gmem_core_to_private),
 	KUNIT_CASE(gmem_core_to_shared),
 	KUNIT_CASE(gmem_core_mixed_range),

@@ -20,6 +20,7 @@
 #include <linux/interval_tree.h>
 #include <linux/jhash.h>
 #include <linux/kvm_gmem.h>
+#include <linux/kvm_gmem_kunit.h>
 #include <linux/kvm_host.h>
 #include <linux/mman.h>
 #include <linux/moduleparam.h>
@@ -1076,34 +1077,32 @@ static void gmem_snp_model_catches(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, shadow_differs(t), 5);
 }
 
-/* The contract's table of contents, by phase. */
+static void expect_content(struct snp_test *t, const char *type, bool to_private,
+			   const char *row)
+{
+	kvm_gmem_kunit_content_row(t->test, t->kvm, t->ops, type, to_private, row);
+}
+
+/* What the table in the document says of content, by phase. */
 static void gmem_snp_policy(struct kunit *test)
 {
 	struct snp_test *t = snp_test(test);
-	struct kvm_gmem_content c;
 
 	KUNIT_EXPECT_EQ(test, t->ops->create_flags,
 			GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED);
 	KUNIT_EXPECT_EQ(test, t->ops->attributes, KVM_MEMORY_ATTRIBUTE_PRIVATE);
 	KUNIT_EXPECT_TRUE(test, t->ops->zap_on_convert);
 
-	t->ops->content(t->kvm, true, &c);
-	KUNIT_EXPECT_EQ(test, c.dflt, 0);
-	KUNIT_EXPECT_EQ(test, c.allowed, KVM_SET_MEMORY_ATTRIBUTES2_DISCARD |
-					 KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE);
+	expect_content(t, "SEV-SNP, before launch", true,
+		       "SEV-SNP, before launch    private  undefined       PRESERVE, DISCARD");
+	expect_content(t, "SEV-SNP, before launch", false,
+		       "SEV-SNP, before launch    shared   ZERO            ZERO, DISCARD");
 
 	t->kvm->arch.pre_fault_allowed = true;
-	t->ops->content(t->kvm, true, &c);
-	KUNIT_EXPECT_EQ(test, c.dflt, 0);
-	KUNIT_EXPECT_EQ(test, c.allowed, KVM_SET_MEMORY_ATTRIBUTES2_DISCARD);
-
-	for (int i = 0; i < 2; i++) {
-		t->kvm->arch.pre_fault_allowed = i;
-		t->ops->content(t->kvm, false, &c);
-		KUNIT_EXPECT_EQ(test, c.dflt, KVM_SET_MEMORY_ATTRIBUTES2_ZERO);
-		KUNIT_EXPECT_EQ(test, c.allowed, KVM_SET_MEMORY_ATTRIBUTES2_ZERO |
-						 KVM_SET_MEMORY_ATTRIBUTES2_DISCARD);
-	}
+	expect_content(t, "SEV-SNP, after launch", true,
+		       "SEV-SNP, after launch     private  undefined       DISCARD");
+	expect_content(t, "SEV-SNP, after launch", false,
+		       "SEV-SNP, after launch     shared   ZERO            ZERO, DISCARD");
 
 	/* Other types of VM are none of this table's business. */
 	KUNIT_EXPECT_NULL(test, sev_gmem_ops(&new_vm(test, KVM_X86_SEV_VM)->kvm));

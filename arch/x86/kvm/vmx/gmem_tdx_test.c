@@ -9,6 +9,7 @@
  */
 #include <kunit/test.h>
 #include <linux/kvm_gmem.h>
+#include <linux/kvm_gmem_kunit.h>
 #include <linux/moduleparam.h>
 #include <linux/prandom.h>
 
@@ -370,28 +371,30 @@ static void table(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, tdx_gmem_ops.zap_on_convert);
 }
 
+static void expect_content(struct kunit *test, struct kvm *kvm, const char *type,
+			   bool to_private, const char *row)
+{
+	kvm_gmem_kunit_content_row(test, kvm, &tdx_gmem_ops, type, to_private, row);
+}
+
+/* What the table in the document says of content, by phase. */
 static void content_policy(struct kunit *test)
 {
 	struct tdx_model *m = tdx_model_create(test);
 	struct kvm *kvm = model_kvm(m);
-	struct kvm_gmem_content c;
 
-	tdx_gmem_ops.content(kvm, true, &c);
-	KUNIT_EXPECT_EQ(test, c.allowed, CONTENT_DISCARD | CONTENT_PRESERVE);
-	KUNIT_EXPECT_EQ(test, c.dflt, 0);
-	tdx_gmem_ops.content(kvm, false, &c);
-	KUNIT_EXPECT_EQ(test, c.allowed, CONTENT_DISCARD | CONTENT_ZERO);
-	KUNIT_EXPECT_EQ(test, c.dflt, CONTENT_ZERO);
+	expect_content(test, kvm, "TDX, before launch", true,
+		       "TDX, before launch        private  undefined       PRESERVE, DISCARD");
+	expect_content(test, kvm, "TDX, before launch", false,
+		       "TDX, before launch        shared   ZERO            ZERO, DISCARD");
 
 	KUNIT_ASSERT_EQ(test, finalize(m), 0);
 	KUNIT_EXPECT_TRUE(test, kvm->arch.pre_fault_allowed);
 
-	tdx_gmem_ops.content(kvm, true, &c);
-	KUNIT_EXPECT_EQ(test, c.allowed, CONTENT_DISCARD);
-	KUNIT_EXPECT_EQ(test, c.dflt, 0);
-	tdx_gmem_ops.content(kvm, false, &c);
-	KUNIT_EXPECT_EQ(test, c.allowed, CONTENT_DISCARD | CONTENT_ZERO);
-	KUNIT_EXPECT_EQ(test, c.dflt, CONTENT_ZERO);
+	expect_content(test, kvm, "TDX, after launch", true,
+		       "TDX, after launch         private  undefined       DISCARD");
+	expect_content(test, kvm, "TDX, after launch", false,
+		       "TDX, after launch         shared   ZERO            ZERO, DISCARD");
 }
 
 /* What isn't allowed is refused, and nothing has happened. */
