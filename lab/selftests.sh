@@ -20,7 +20,9 @@ for t in $(build/lab/runner -a "$arch" -l | awk '{ sub(/\..*/, "", $2); print $2
 done
 [ $arch != x86 ] || want="$want $out/x86/guest_memfd_bench"
 mkdir -p "$out"
-unset MAKEFLAGS MAKELEVEL
+# With a base directory ccache writes relative targets into the dependency files;
+# those of the selftests are absolute, and headers would be no dependencies.
+unset MAKEFLAGS MAKELEVEL CCACHE_BASEDIR
 export LDFLAGS=-static
 # The kernel's headers are rewritten only where they differ.
 build/lab/progress "headers $arch" build/logs/headers-$arch.log 100 \

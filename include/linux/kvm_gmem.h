@@ -69,7 +69,8 @@ struct kvm_gmem_ops {
 
 	/*
 	 * Veto a conversion of @range, which lies within one slot, before
-	 * anything has changed.  invalidate_lock is held for write.
+	 * anything has changed.  Not asked about DISCARD, which takes the pages
+	 * away as a hole does.  invalidate_lock is held for write.
 	 */
 	int (*may_convert)(struct kvm *kvm, struct kvm_memory_slot *slot,
 			   struct kvm_gfn_range *range, bool to_private);
@@ -98,6 +99,26 @@ struct kvm_gmem_ops {
 	 * then lost to the host.  invalidate_lock is held for write.
 	 */
 	bool (*make_shared)(kvm_pfn_t pfn, int order);
+
+	/*
+	 * Move what the guest has of @range, which lies within @slot, to the
+	 * other side, where the platform does that itself and page by page; before
+	 * ->make_shared().  Cannot fail: what could is for ->may_convert().
+	 * invalidate_lock is held for write.
+	 */
+	void (*move_range)(struct kvm *kvm, struct kvm_memory_slot *slot,
+			   struct kvm_gfn_range *range, bool to_private);
+
+	/*
+	 * Take away from the guest what it has of @range, which lies within @slot,
+	 * where KVM's zap cannot do that.  Called before the zap, on the same
+	 * occasions as ->release_range().  Pages that the platform doesn't give
+	 * back stay in the file if the operation can fail; at the end of the file
+	 * it is for ->free_folio() to leak them.  invalidate_lock is held for
+	 * write.  Returns 0, or an error if a page is still the guest's.
+	 */
+	int (*reclaim_range)(struct kvm *kvm, struct kvm_memory_slot *slot,
+			     struct kvm_gfn_range *range);
 
 	/*
 	 * The guest loses the pages of @range, which lies within @slot: by punch,
@@ -140,6 +161,10 @@ extern const struct address_space_operations kvm_gmem_default_aops;
 
 /* For VM types without private memory, whose files are of one state for life. */
 extern const struct kvm_gmem_ops kvm_gmem_default_ops;
+
+int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg);
+void kvm_gmem_sync_state(struct kvm_memory_slot *slot);
 
 bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
 void kvm_gmem_walk_present(struct kvm_memory_slot *slot, gfn_t start, gfn_t end,

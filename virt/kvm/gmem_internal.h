@@ -139,6 +139,14 @@ void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start, pgoff_t en
 enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode);
 void kvm_gmem_lock_bindings(struct inode *inode);
 void kvm_gmem_unlock_bindings(struct inode *inode);
+
+typedef int (*kvm_gmem_range_fn)(struct gmem_file *f, struct kvm_gfn_range *range,
+				 void *arg);
+
+int kvm_gmem_for_each_range(struct gmem_file *f, pgoff_t start, pgoff_t end,
+			    kvm_gmem_range_fn fn, void *arg);
+int kvm_gmem_reclaim_range(struct gmem_file *f, pgoff_t start, pgoff_t end);
+int kvm_gmem_reclaim_inode_range(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end);
 void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t end);
 

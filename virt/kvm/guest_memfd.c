@@ -47,6 +47,8 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	r = kvm_gmem_cut_edges(f->inode, start, end);
 	if (!r)
 		r = kvm_gmem_prepare_edges(f->inode, start, end);
+	if (!r)
+		r = kvm_gmem_reclaim_inode_range(f->inode, start, end);
 	if (r)
 		return r;
 
@@ -315,6 +317,9 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 
 	mutex_lock(&kvm->slots_lock);
 	kvm_gmem_lock_bindings(inode);
+
+	/* What the platform doesn't give back is leaked when it is freed. */
+	kvm_gmem_reclaim_range(f, 0, ULONG_MAX);
 
 	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
 		index = 0;

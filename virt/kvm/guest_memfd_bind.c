@@ -160,6 +160,67 @@ void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end)
 		kvm_gmem_invalidate_file_end(f, start, end);
 }
 
+/*
+ * Call @fn for the part of pages [@start, @end) in each slot of @f, until it returns
+ * an error, and return that.
+ */
+int kvm_gmem_for_each_range(struct gmem_file *f, pgoff_t start, pgoff_t end,
+			    kvm_gmem_range_fn fn, void *arg)
+{
+	struct kvm_memory_slot *slot;
+	struct kvm_gfn_range range;
+	pgoff_t index;
+	int as, r;
+
+	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+
+	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+		index = start;
+		kvm_gmem_for_each_binding(f, as, slot, index, end) {
+			kvm_gmem_slot_range(slot, start, end, &range);
+			r = fn(f, &range, arg);
+			if (r)
+				return r;
+		}
+	}
+
+	return 0;
+}
+
+static int kvm_gmem_reclaim_slot_range(struct gmem_file *f, struct kvm_gfn_range *range,
+				       void *arg)
+{
+	return GMEM_I(f->inode)->ops->reclaim_range(f->kvm, range->slot, range);
+}
+
+/*
+ * Have the VM type take pages [@start, @end) away from the guest, if it cannot leave
+ * that to the zap which follows.
+ */
+int kvm_gmem_reclaim_range(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	if (!GMEM_I(f->inode)->ops->reclaim_range)
+		return 0;
+
+	return kvm_gmem_for_each_range(f, start, end, kvm_gmem_reclaim_slot_range, NULL);
+}
+
+int kvm_gmem_reclaim_inode_range(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct gmem_file *f;
+	int r;
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	list_for_each_entry(f, &GMEM_I(inode)->files, entry) {
+		r = kvm_gmem_reclaim_range(f, start, end);
+		if (r)
+			return r;
+	}
+
+	return 0;
+}
+
 static void kvm_gmem_release_slot(struct gmem_file *f, struct kvm_memory_slot *slot,
 				  pgoff_t start, pgoff_t end)
 {

@@ -122,15 +122,21 @@ static int kvm_gmem_check_holders(struct gmem_conversion *c)
 	return r;
 }
 
+static int kvm_gmem_may_convert_range(struct gmem_file *f, struct kvm_gfn_range *range,
+				      void *arg)
+{
+	struct gmem_conversion *c = arg;
+
+	return GMEM_I(f->inode)->ops->may_convert(f->kvm, range->slot, range,
+						  c->to_private);
+}
+
 /* Ask the VM type, if it has a say, for the part of the range in each slot. */
 static int kvm_gmem_may_convert(struct gmem_conversion *c)
 {
 	struct gmem_inode *gi = GMEM_I(c->f->inode);
-	struct kvm_memory_slot *slot;
-	struct kvm_gfn_range range;
 	struct gmem_file *f;
-	pgoff_t index;
-	int as, r;
+	int r;
 
 	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
 
@@ -138,19 +144,35 @@ static int kvm_gmem_may_convert(struct gmem_conversion *c)
 		return 0;
 
 	list_for_each_entry(f, &gi->files, entry) {
-		for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-			index = c->start;
-			kvm_gmem_for_each_binding(f, as, slot, index, c->end) {
-				kvm_gmem_slot_range(slot, c->start, c->end, &range);
-				r = gi->ops->may_convert(f->kvm, slot, &range,
-							 c->to_private);
-				if (r)
-					return r;
-			}
-		}
+		r = kvm_gmem_for_each_range(f, c->start, c->end,
+					    kvm_gmem_may_convert_range, c);
+		if (r)
+			return r;
 	}
 
 	return 0;
+}
+
+static int kvm_gmem_move_slot_range(struct gmem_file *f, struct kvm_gfn_range *range,
+				    void *arg)
+{
+	struct gmem_conversion *c = arg;
+
+	GMEM_I(f->inode)->ops->move_range(f->kvm, range->slot, range, c->to_private);
+	return 0;
+}
+
+/* Let the VM type move what the guest keeps mapped. */
+static void kvm_gmem_move_range(struct gmem_conversion *c)
+{
+	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	struct gmem_file *f;
+
+	if (!gi->ops->move_range)
+		return;
+
+	list_for_each_entry(f, &gi->files, entry)
+		kvm_gmem_for_each_range(f, c->start, c->end, kvm_gmem_move_slot_range, c);
 }
 
 /*
@@ -317,9 +339,12 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 	struct gmem_inode *gi = GMEM_I(c->f->inode);
 	int r;
 
-	r = kvm_gmem_may_convert(c);
-	if (r)
-		return r;
+	/* The VM type may keep a page where it is, but not from leaving the file. */
+	if (!discard) {
+		r = kvm_gmem_may_convert(c);
+		if (r)
+			return r;
+	}
 
 	r = gmem_state_prepare(&gi->state, change, c->start, c->end, c->to_private);
 	if (r)
@@ -337,6 +362,8 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 		r = kvm_gmem_cut_conversion(c);
 	if (!r)
 		r = kvm_gmem_prepare_edges(c->f->inode, c->start, c->end);
+	if (!r && discard)
+		r = kvm_gmem_reclaim_inode_range(c->f->inode, c->start, c->end);
 	if (r)
 		gmem_state_abort(&gi->state, change);
 
@@ -364,6 +391,7 @@ static void kvm_gmem_commit_conversion(struct gmem_conversion *c,
 		kvm_gmem_drop_folios(c->f, c->start, c->end);
 	} else {
 		kvm_gmem_drop_fragments(c);
+		kvm_gmem_move_range(c);
 		kvm_gmem_convert_folios(c);
 	}
 

@@ -194,6 +194,87 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_get_pfn);
 
+static int kvm_gmem_map_page_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
+				    gfn_t gfn, bool is_private,
+				    int (*map)(void *arg, kvm_pfn_t pfn), void *arg)
+{
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	struct folio *folio;
+	int r;
+
+	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
+
+	if (kvm_gmem_index_is_private(f->inode, index) != is_private)
+		return -EACCES;
+
+	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	kvm_gmem_make_uptodate(folio);
+	r = map(arg, kvm_gmem_folio_pfn(folio, index));
+
+	folio_unlock(folio);
+	folio_put(folio);
+	return r;
+}
+
+/*
+ * Look up, or allocate, the page that backs @gfn of @slot and call @map with it, if
+ * its state is what @is_private says.
+ *
+ * This is for platforms on which the guest's mapping is ownership, and cannot be
+ * dropped by a zap if a conversion gets in between: while @map installs the page,
+ * invalidate_lock keeps conversions and punches out, and the folio lock memory
+ * failure.  @map may sleep.
+ *
+ * kvm->srcu is held for read, may sleep.  Returns what @map does, -EACCES without
+ * having allocated anything if the state is the other one, -EFAULT if the file is
+ * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM.
+ */
+int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
+		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg)
+{
+	struct address_space *mapping;
+	struct gmem_file *f;
+	int r;
+
+	struct file *file __free(fput) = kvm_gmem_get_file(slot);
+	if (!file)
+		return -EFAULT;
+
+	f = file->private_data;
+	mapping = f->inode->i_mapping;
+
+	filemap_invalidate_lock_shared(mapping);
+	r = kvm_gmem_map_page_locked(f, slot, gfn, is_private, map, arg);
+	filemap_invalidate_unlock_shared(mapping);
+
+	trace_kvm_gmem_guest_fault(f->inode->i_ino, kvm_gmem_index(slot, gfn), gfn,
+				   is_private, r);
+	return r;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_map_page);
+
+/*
+ * Wait until no conversion of @slot's file is under way that may have seen what the
+ * caller has changed before, in what the VM type's ->may_convert() looks at.
+ * kvm->srcu is held for read, may sleep.
+ */
+void kvm_gmem_sync_state(struct kvm_memory_slot *slot)
+{
+	struct address_space *mapping;
+
+	struct file *file __free(fput) = kvm_gmem_get_file(slot);
+	if (!file)
+		return;
+
+	mapping = file->f_mapping;
+	filemap_invalidate_lock_shared(mapping);
+	filemap_invalidate_unlock_shared(mapping);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_sync_state);
+
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *slot,
 				  gfn_t gfn, struct page *src,

@@ -44,7 +44,9 @@ enum double_hook {
 	MAY_CONVERT,
 	PREPARE,
 	MAKE_PRIVATE,
+	MOVE,
 	MAKE_SHARED,
+	RECLAIM,
 	INVALIDATE,
 	RELEASE,
 	FREE_FOLIO,
@@ -140,6 +142,16 @@ static int double_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int or
 	return double_record(MAKE_PRIVATE, folio->index, folio->index + (1 << order));
 }
 
+static void double_move_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+			      struct kvm_gfn_range *range, bool to_private)
+{
+	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	KUNIT_EXPECT_EQ(dbl->test, kvm->mmu_invalidate_in_progress, 1);
+
+	double_record(MOVE, kvm_gmem_index(slot, range->start),
+		      kvm_gmem_index(slot, range->end));
+}
+
 static bool double_make_shared(kvm_pfn_t pfn, int order)
 {
 	struct folio *folio = pfn_folio(pfn);
@@ -150,6 +162,15 @@ static bool double_make_shared(kvm_pfn_t pfn, int order)
 	KUNIT_EXPECT_TRUE(dbl->test, double_is_private(folio->index));
 
 	return !double_record(MAKE_SHARED, folio->index, folio->index + (1 << order));
+}
+
+static int double_reclaim_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+				struct kvm_gfn_range *range)
+{
+	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+
+	return double_record(RECLAIM, kvm_gmem_index(slot, range->start),
+			     kvm_gmem_index(slot, range->end));
 }
 
 static void double_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
@@ -190,7 +211,9 @@ static const struct kvm_gmem_ops double_ops = {
 	.may_convert	 = double_may_convert,
 	.prepare_convert = double_prepare_convert,
 	.make_private	 = double_make_private,
+	.move_range	 = double_move_range,
 	.make_shared	 = double_make_shared,
+	.reclaim_range	 = double_reclaim_range,
 	.release_range	 = double_release_range,
 	.invalidate	 = double_invalidate,
 };
@@ -376,7 +399,7 @@ static void gmem_core_to_private(struct kunit *test)
 	/* Pages are assigned at their first private use, not at conversion. */
 	KUNIT_EXPECT_EQ(test, convert(2, 6, true, 0), 0);
 	EXPECT_EVENTS(test, { MAY_CONVERT, 2, 6 }, { PREPARE, 2, 3 }, { PREPARE, 5, 6 },
-		      { INVALIDATE, 2, 6 });
+		      { INVALIDATE, 2, 6 }, { MOVE, 2, 6 });
 	expect_state(test, 2, 6, true);
 	expect_state(test, 0, 2, false);
 	expect_state(test, 6, NR_PAGES, false);
@@ -392,7 +415,7 @@ static void gmem_core_to_shared(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(3, 8, false, 0), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 },
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 }, { MOVE, 3, 8 },
 		      { MAKE_SHARED, 4, 5 }, { MAKE_SHARED, 6, 7 });
 	expect_state(test, 3, 8, false);
 
@@ -411,7 +434,7 @@ static void gmem_core_mixed_range(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, convert(1, 3, false, ZERO), 0);
 	EXPECT_EVENTS(test, { MAY_CONVERT, 1, 3 }, { PREPARE, 1, 2 }, { PREPARE, 2, 3 },
-		      { INVALIDATE, 1, 3 }, { MAKE_SHARED, 2, 3 });
+		      { INVALIDATE, 1, 3 }, { MOVE, 1, 3 }, { MAKE_SHARED, 2, 3 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
 	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
 }
@@ -428,7 +451,7 @@ static void gmem_core_preserve(struct kunit *test)
 
 	/* Whereas the other flags ask for something. */
 	KUNIT_EXPECT_EQ(test, convert(0, 4, true, ZERO), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { INVALIDATE, 0, 4 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { INVALIDATE, 0, 4 }, { MOVE, 0, 4 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
 }
 
@@ -490,7 +513,7 @@ static void gmem_core_prepare_fails(struct kunit *test)
 		start_here();
 		fail_hook(PREPARE, nth, -EBUSY);
 		KUNIT_EXPECT_EQ(test, convert(3, 6, true, DISCARD), -EBUSY);
-		KUNIT_EXPECT_EQ(test, dbl->nr_events, 1 + nth);
+		KUNIT_EXPECT_EQ(test, dbl->nr_events, nth);
 		expect_state(test, 3, 6, false);
 		KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
 
@@ -561,8 +584,8 @@ static void gmem_core_discard(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(4, 6, true, DISCARD), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 4, 6 }, { PREPARE, 4, 5 }, { PREPARE, 5, 6 },
-		      { INVALIDATE, 4, 6 }, { RELEASE, 4, 6 },
+	EXPECT_EVENTS(test, { PREPARE, 4, 5 }, { PREPARE, 5, 6 },
+		      { RECLAIM, 4, 6 }, { INVALIDATE, 4, 6 }, { RELEASE, 4, 6 },
 		      { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 });
 	KUNIT_EXPECT_EQ(test, byte_at(4), -1);
 	expect_state(test, 4, 6, true);
@@ -575,12 +598,72 @@ static void gmem_core_punch(struct kunit *test)
 
 	/* The hole begins with what is there; its end is the caller's. */
 	KUNIT_EXPECT_EQ(test, punch(6, 10), 0);
-	EXPECT_EVENTS(test, { PREPARE, 8, 9 }, { INVALIDATE, 8, 10 }, { RELEASE, 8, 10 },
-		      { FREE_FOLIO, 8, 9 });
+	EXPECT_EVENTS(test, { PREPARE, 8, 9 }, { RECLAIM, 8, 10 }, { INVALIDATE, 8, 10 },
+		      { RELEASE, 8, 10 }, { FREE_FOLIO, 8, 9 });
 	KUNIT_EXPECT_EQ(test, byte_at(8), -1);
 	expect_state(test, 8, 9, false);
 
 	KUNIT_EXPECT_EQ(test, punch(6, 10), 0);
+	EXPECT_NO_EVENT(test);
+}
+
+/* What the platform doesn't return stays in the file. */
+static void gmem_core_reclaim_fails(struct kunit *test)
+{
+	fill(3, 0x33);
+	start_here();
+
+	fail_hook(RECLAIM, 1, -EIO);
+	KUNIT_EXPECT_EQ(test, punch(2, 6), -EIO);
+	EXPECT_EVENTS(test, { PREPARE, 3, 4 }, { RECLAIM, 3, 6 });
+	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
+
+	start_here();
+	fail_hook(RECLAIM, 1, -EIO);
+	KUNIT_EXPECT_EQ(test, convert(2, 6, true, DISCARD), -EIO);
+	EXPECT_EVENTS(test, { RECLAIM, 2, 6 });
+	expect_state(test, 2, 6, false);
+	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
+
+	fail_hook(HOOK_NONE, 0, 0);
+	KUNIT_EXPECT_EQ(test, punch(2, 6), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(3), -1);
+}
+
+static int map_page(void *arg, kvm_pfn_t pfn)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	lockdep_assert_held_read(&dbl->f->inode->i_mapping->invalidate_lock);
+	KUNIT_EXPECT_TRUE(dbl->test, folio_test_locked(folio));
+	KUNIT_EXPECT_TRUE(dbl->test, folio_test_uptodate(folio));
+	KUNIT_EXPECT_EQ(dbl->test, folio->index, *(pgoff_t *)arg);
+	return -EXDEV;
+}
+
+static int try_map_page(pgoff_t index, bool is_private)
+{
+	guard(srcu)(&dbl->kvm->srcu);
+
+	return kvm_gmem_map_page(dbl->kvm, get_slot(), BASE_GFN + index, is_private,
+				 map_page, &index);
+}
+
+/* The VM type maps by itself, and only what is on the side that it wants. */
+static void gmem_core_map_page(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(0, 4, true, 0), 0);
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, try_map_page(1, false), -EACCES);
+	KUNIT_EXPECT_EQ(test, try_map_page(5, true), -EACCES);
+	KUNIT_EXPECT_EQ(test, byte_at(1), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(5), -1);
+
+	KUNIT_EXPECT_EQ(test, try_map_page(1, true), -EXDEV);
+	KUNIT_EXPECT_EQ(test, try_map_page(5, false), -EXDEV);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(5), 0);
 	EXPECT_NO_EVENT(test);
 }
 
@@ -618,8 +701,9 @@ static void gmem_core_release(struct kunit *test)
 	close_fd(dbl->fd);
 	dbl->fd = -1;
 	flush_delayed_fput();
-	EXPECT_EVENTS(test, { INVALIDATE, 0, NR_PAGES }, { RELEASE, 0, NR_PAGES },
-		      { FREE_FOLIO, 1, 2 }, { FREE_FOLIO, 9, 10 });
+	EXPECT_EVENTS(test, { RECLAIM, 0, NR_PAGES }, { INVALIDATE, 0, NR_PAGES },
+		      { RELEASE, 0, NR_PAGES }, { FREE_FOLIO, 1, 2 },
+		      { FREE_FOLIO, 9, 10 });
 }
 
 static unsigned long walked_pages, walked_pfns;
@@ -1226,6 +1310,8 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_make_private),
 	KUNIT_CASE(gmem_core_discard),
 	KUNIT_CASE(gmem_core_punch),
+	KUNIT_CASE(gmem_core_reclaim_fails),
+	KUNIT_CASE(gmem_core_map_page),
 	KUNIT_CASE(gmem_core_unbind),
 	KUNIT_CASE(gmem_core_release),
 	KUNIT_CASE(gmem_core_walk),

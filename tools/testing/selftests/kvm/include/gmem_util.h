@@ -60,6 +60,12 @@ static const u64 gmem_content_flags[] __maybe_unused = {
 /* What the out field holds before a call, to see whether KVM wrote it. */
 #define GMEM_SENTINEL		0x5e475e475e475e47ull
 
+/* x86 has one page size; elsewhere it is the host's, and the guest's copy counts. */
+#ifndef PAGE_SIZE
+extern u64 gmem_page_size;
+#define PAGE_SIZE		gmem_page_size
+#endif
+
 /* ---- How long the tests race ---- */
 
 /*
@@ -105,6 +111,7 @@ struct gmem {
 	bool no_user_addr;
 };
 
+#ifdef __x86_64__
 static inline bool gmem_conversion_supported(void)
 {
 	return (kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)) &&
@@ -121,6 +128,7 @@ static inline struct kvm_vm *gmem_vm_create(u32 nr_vcpus, void *guest_code,
 
 	return __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
 }
+#endif /* __x86_64__ */
 
 static inline void gmem_create(struct gmem *g, struct kvm_vm *vm, size_t size,
 			       u64 flags)
@@ -499,9 +507,11 @@ static inline void gmem_guest_server(u64 id)
 		case GMEM_GUEST_CHECK:
 			gmem_guest_check(cmd);
 			break;
+#ifdef __x86_64__
 		case GMEM_GUEST_WRMSR:
 			wrmsr(cmd->gva, cmd->val);
 			break;
+#endif
 		}
 		GUEST_SYNC(cmd->op);
 	}
@@ -766,19 +776,23 @@ static inline void gmem_worker_join(struct gmem_worker *w)
 
 /* ---- procfs, sysfs and debugfs ---- */
 
-static inline u64 gmem_meminfo_kib(const char *what)
+/* The value of a line "WHAT: VALUE kB", or 0. */
+static inline u64 __gmem_proc_kib(const char *path, const char *what)
 {
 	char line[128], format[64];
-	FILE *f = fopen("/proc/meminfo", "r");
+	FILE *f = fopen(path, "r");
 	u64 val = 0;
 
-	TEST_ASSERT(f, "fopen(/proc/meminfo) failed");
+	TEST_ASSERT(f, "fopen(%s) failed", path);
 	snprintf(format, sizeof(format), "%s: %%lu", what);
 	while (fgets(line, sizeof(line), f) && sscanf(line, format, &val) != 1)
 		;
 	fclose(f);
 	return val;
 }
+
+#define gmem_meminfo_kib(what)	__gmem_proc_kib("/proc/meminfo", what)
+#define gmem_status_kib(what)	__gmem_proc_kib("/proc/self/status", what)
 
 /* Returns 0 or the error number. */
 static inline int gmem_write_file(const char *path, const char *text)

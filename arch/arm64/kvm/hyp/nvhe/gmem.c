@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory of protected VMs that the host keeps in a guest_memfd: the host converts
+ * it at the guest's request, and may take it back while the guest is alive.
+ *
+ * For a page of the guest the states are those of mem_protect.c.  What leads from
+ * one to the other here, with what is in the guest's entry:
+ *
+ *		      donate (guest fault)
+ *	NOPAGE -------------------------------> OWNED
+ *	  |  ^				  |  ^	  |
+ *	  |  |	  take, RELINQUISH	  |  |	  | take: scrub
+ *	  |  +----------------------------+  |	  +-------> POISON
+ *	  |  |		    SHARE: share  |  | UNSHARE:     for good
+ *	  |  | take, RELINQUISH		  v  | unshare		^
+ *	  |  +---------------------- SHARED_OWNED --------------+
+ *	  +------------------------------->		   take
+ *	    SHARE: donate and share
+ *
+ * A name in capitals in front of a transition is a request of the guest that must
+ * be open for it.  A request is what a vCPU asks for in a hypercall, as
+ * {request, gfn} in the hyp vCPU.  It is opened by the hypercall, which exits to
+ * the host instead of returning to the guest, and closed when the vCPU is entered
+ * next; in between the host may do what is asked, or not.  The guest is told by the
+ * state in which the page is by then, not by what the host claims.  Host-initiated
+ * sharing with a protected VM does not exist.
+ *
+ * Nothing of this relies on the host but one thing: that it tells of resets, lest
+ * the answer land in the registers of a vCPU that has just been reset.  A host that
+ * wants to mess up the registers can do that anyway.
+ *
+ * Locking: vm_table_lock, the host's lock, the guest's lock.  Requests are guarded
+ * by the guest's lock.  The calls of the host name the VM by its handle: they need
+ * no loaded vCPU and allocate nothing in the guest's page table, except for
+ * donations.
+ */
+#include <kvm/arm_hypercalls.h>
+
+#include <linux/list.h>
+
+#include <nvhe/gmem.h>
+#include <nvhe/mem_protect.h>
+
+static bool has_request(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_request request)
+{
+	struct pkvm_hyp_vcpu *hyp_vcpu;
+
+	hyp_assert_lock_held(&vm->lock);
+
+	list_for_each_entry(hyp_vcpu, &vm->requests, request_node) {
+		if (hyp_vcpu->request == request && hyp_vcpu->request_gfn == gfn)
+			return true;
+	}
+
+	return false;
+}
+
+static int get_state(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_page_state *state)
+{
+	u64 ipa = hyp_pfn_to_phys(gfn);
+	kvm_pte_t pte;
+	int ret;
+
+	hyp_assert_lock_held(&vm->lock);
+
+	ret = kvm_pgtable_get_leaf(&vm->pgt, ipa, &pte, NULL);
+	if (!ret)
+		*state = guest_get_page_state(pte, ipa);
+
+	return ret;
+}
+
+/* Can what the guest asks for lead anywhere? */
+static int check_request(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_request request)
+{
+	enum pkvm_page_state state;
+	int ret;
+
+	ret = get_state(vm, gfn, &state);
+	if (ret)
+		return ret;
+
+	switch (request) {
+	case PKVM_REQUEST_SHARE:
+		return state == PKVM_PAGE_OWNED || state == PKVM_NOPAGE ? 0 : -EPERM;
+	case PKVM_REQUEST_UNSHARE:
+		return state == PKVM_PAGE_SHARED_OWNED ? 0 : -EPERM;
+	case PKVM_REQUEST_RELINQUISH:
+		return state == PKVM_PAGE_OWNED || state == PKVM_PAGE_SHARED_OWNED ? 0 : -EPERM;
+	default:
+		return -EINVAL;
+	}
+}
+
+/* The guest asks for @request.  Returns 0 if it is open now, and the host to be told. */
+int pkvm_start_request(struct pkvm_hyp_vcpu *hyp_vcpu, u64 gfn, enum pkvm_request request)
+{
+	struct pkvm_hyp_vm *vm = pkvm_hyp_vcpu_to_hyp_vm(hyp_vcpu);
+	int ret;
+
+	guest_lock_component(vm);
+
+	/* The last one was closed when the vCPU was entered. */
+	WARN_ON(hyp_vcpu->request != PKVM_REQUEST_NONE);
+
+	ret = check_request(vm, gfn, request);
+	if (!ret) {
+		hyp_vcpu->request = request;
+		hyp_vcpu->request_gfn = gfn;
+		list_add_tail(&hyp_vcpu->request_node, &vm->requests);
+	}
+
+	guest_unlock_component(vm);
+	return ret;
+}
+
+static void drop_request(struct pkvm_hyp_vm *vm, struct pkvm_hyp_vcpu *hyp_vcpu)
+{
+	hyp_assert_lock_held(&vm->lock);
+
+	if (hyp_vcpu->request == PKVM_REQUEST_NONE)
+		return;
+
+	list_del(&hyp_vcpu->request_node);
+	hyp_vcpu->request = PKVM_REQUEST_NONE;
+}
+
+static bool request_is_met(struct pkvm_hyp_vm *vm, struct pkvm_hyp_vcpu *hyp_vcpu)
+{
+	enum pkvm_page_state state;
+
+	if (get_state(vm, hyp_vcpu->request_gfn, &state))
+		return false;
+
+	switch (hyp_vcpu->request) {
+	case PKVM_REQUEST_SHARE:
+		return state == PKVM_PAGE_SHARED_OWNED;
+	case PKVM_REQUEST_UNSHARE:
+		return state == PKVM_PAGE_OWNED;
+	case PKVM_REQUEST_RELINQUISH:
+		return state == PKVM_NOPAGE;
+	default:
+		return false;
+	}
+}
+
+/*
+ * The vCPU, which is loaded, is about to be entered: close its request, if there is
+ * one, and let the guest know how it went.
+ */
+void pkvm_finish_request(struct pkvm_hyp_vcpu *hyp_vcpu)
+{
+	struct pkvm_hyp_vm *vm = pkvm_hyp_vcpu_to_hyp_vm(hyp_vcpu);
+	bool is_met;
+
+	/* Only this CPU opens or closes a request of this vCPU now. */
+	if (hyp_vcpu->request == PKVM_REQUEST_NONE)
+		return;
+
+	guest_lock_component(vm);
+	is_met = request_is_met(vm, hyp_vcpu);
+	drop_request(vm, hyp_vcpu);
+	guest_unlock_component(vm);
+
+	smccc_set_retval(&hyp_vcpu->vcpu,
+			 is_met ? SMCCC_RET_SUCCESS : SMCCC_RET_INVALID_PARAMETER, 0, 0, 0);
+}
+
+/* Close the request of a vCPU that no other CPU has loaded, without an answer. */
+void pkvm_drop_request(struct pkvm_hyp_vcpu *hyp_vcpu)
+{
+	struct pkvm_hyp_vm *vm = pkvm_hyp_vcpu_to_hyp_vm(hyp_vcpu);
+
+	guest_lock_component(vm);
+	drop_request(vm, hyp_vcpu);
+	guest_unlock_component(vm);
+}
+
+/*
+ * Call @fn for a protected VM that isn't being torn down.  It cannot begin to be
+ * while there is a reference to it.
+ */
+int pkvm_call_live_pvm(pkvm_handle_t handle, u64 gfn,
+		       int (*fn)(u64 gfn, struct pkvm_hyp_vm *vm))
+{
+	struct pkvm_hyp_vm *vm = get_pkvm_hyp_vm(handle);
+	int ret = -EINVAL;
+
+	if (!vm)
+		return ret;
+
+	if (pkvm_hyp_vm_is_protected(vm) && !vm->kvm.arch.pkvm.is_dying)
+		ret = fn(gfn, vm);
+
+	put_pkvm_hyp_vm(vm);
+	return ret;
+}
+
+/*
+ * Share a page that the guest owns and has asked to share.  -ENOENT if it has no
+ * page, -EPERM if it hasn't asked.
+ */
+int __pkvm_host_share_requested(u64 gfn, struct pkvm_hyp_vm *vm)
+{
+	int ret = -EPERM;
+
+	host_lock_component();
+	guest_lock_component(vm);
+
+	if (has_request(vm, gfn, PKVM_REQUEST_SHARE))
+		ret = guest_share_host_locked(vm, gfn);
+
+	guest_unlock_component(vm);
+	host_unlock_component();
+	return ret;
+}
+
+/* Make a page exclusively the guest's again that it has asked to unshare. */
+int __pkvm_host_unshare_requested(u64 gfn, struct pkvm_hyp_vm *vm)
+{
+	int ret = -EPERM;
+
+	host_lock_component();
+	guest_lock_component(vm);
+
+	if (has_request(vm, gfn, PKVM_REQUEST_UNSHARE))
+		ret = guest_unshare_host_locked(vm, gfn);
+
+	guest_unlock_component(vm);
+	host_unlock_component();
+	return ret;
+}
+
+/*
+ * Give the guest a page that it doesn't have yet but has asked to share: donate and
+ * share it at once.
+ */
+int __pkvm_host_donate_shared(u64 pfn, u64 gfn, struct pkvm_hyp_vcpu *hyp_vcpu)
+{
+	struct pkvm_hyp_vm *vm = pkvm_hyp_vcpu_to_hyp_vm(hyp_vcpu);
+	int ret = -EPERM;
+
+	host_lock_component();
+	guest_lock_component(vm);
+
+	if (!has_request(vm, gfn, PKVM_REQUEST_SHARE))
+		goto unlock;
+
+	ret = host_donate_guest_locked(pfn, gfn, hyp_vcpu);
+	if (ret)
+		goto unlock;
+
+	/* The guest has just got the page, hence can share it. */
+	WARN_ON(guest_share_host_locked(vm, gfn));
+unlock:
+	guest_unlock_component(vm);
+	host_unlock_component();
+	return ret;
+}
+
+/*
+ * Take a page back from a live guest, and see to it that the guest doesn't mistake
+ * another page for it: the entry is poisoned for good, unless the guest has asked to
+ * be rid of the page.
+ *
+ * No vCPU can access the page any more when it is scrubbed, and the host can't
+ * access it before.  A page that is poisoned is the host's already.
+ */
+int __pkvm_host_take_page(u64 gfn, struct pkvm_hyp_vm *vm)
+{
+	enum pkvm_page_state state, host_state;
+	u64 phys, ipa = hyp_pfn_to_phys(gfn);
+	kvm_pte_t pte;
+	int ret;
+
+	host_lock_component();
+	guest_lock_component(vm);
+
+	ret = get_valid_guest_pte(vm, ipa, &pte, &phys);
+	if (ret)
+		goto unlock;
+
+	state = guest_get_page_state(pte, ipa);
+	host_state = state == PKVM_PAGE_OWNED ? PKVM_NOPAGE : PKVM_PAGE_SHARED_BORROWED;
+
+	ret = -EPERM;
+	if (state != PKVM_PAGE_OWNED && state != PKVM_PAGE_SHARED_OWNED)
+		goto unlock;
+	if (__host_check_page_state_range(phys, PAGE_SIZE, host_state))
+		goto unlock;
+
+	/* Either replaces a leaf, and needs no page table. */
+	if (has_request(vm, gfn, PKVM_REQUEST_RELINQUISH))
+		ret = kvm_pgtable_stage2_unmap(&vm->pgt, ipa, PAGE_SIZE);
+	else
+		ret = kvm_pgtable_stage2_annotate(&vm->pgt, ipa, PAGE_SIZE, NULL,
+						  KVM_GUEST_INVALID_PTE_TYPE_POISONED, 0);
+	if (ret)
+		goto unlock;
+
+	if (state == PKVM_PAGE_OWNED)
+		hyp_poison_page(phys);
+	WARN_ON(host_stage2_set_owner_locked(phys, PAGE_SIZE, PKVM_ID_HOST));
+unlock:
+	guest_unlock_component(vm);
+	host_unlock_component();
+
+	return ret == -EHWPOISON ? 0 : ret;
+}

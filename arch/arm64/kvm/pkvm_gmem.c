@@ -1,0 +1,615 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Protected VMs on guest_memfd, the host's side; EL2's is in hyp/nvhe/gmem.c.
+ *
+ * What a page of an in-place file can be, by three who must agree: the file's state,
+ * the host's stage-2 record (struct pkvm_mapping) and EL2:
+ *
+ *	file	 mapping  EL2: guest's entry / host	reached by
+ *	private	 none	  NOPAGE, POISON / OWNED	creation, conversion, teardown
+ *	private	 owned	  OWNED / NOPAGE		the guest's fault
+ *	shared	 shared	  SHARED_OWNED / BORROWED	the guest's MEM_SHARE
+ *	shared	 none	  NOPAGE, POISON / OWNED	creation, conversion, teardown
+ *
+ * No other combination is ever to be seen with invalidate_lock held.  The guest maps
+ * private pages only: what is shared in the file but not by the guest would be read
+ * by the host behind the guest's back, so that its fault is left to user space, to
+ * convert the page or not.
+ *
+ * A mapping is ownership.  It doesn't follow the zaps of the MMU, but is installed
+ * and removed by hand:
+ *
+ *   install	guest fault, MEM_SHARE of an absent page; invalidate_lock is held for
+ *		read, the folio locked
+ *   move	conversion, while the guest has a request open for it; invalidate_lock
+ *		is held for write
+ *   remove	punch, DISCARD, the end of the file; invalidate_lock is held for write
+ *   remove	the end of the VM; without invalidate_lock, as no one runs any more,
+ *		but with stage2_lock held, which the others who remove take too
+ *
+ * While a folio is donated or shared it carries its mapping in folio->private, so that
+ * it cannot be freed by mistake.  The tree of mappings is guarded by mmu_lock.
+ *
+ * Requests: a vCPU that exits for MEM_SHARE, MEM_UNSHARE or MEM_RELINQUISH has a
+ * request open at EL2, which allows for the change.  The host mirrors it in the vCPU,
+ * to know before the point of no return whether EL2 will agree.  The mirror is opened
+ * by the vCPU's thread after EL2's request, and closed before; see
+ * pkvm_close_mirror().
+ */
+#include <linux/arm-smccc.h>
+#include <linux/kvm_gmem.h>
+#include <linux/kvm_host.h>
+
+#include <asm/kvm_emulate.h>
+#include <asm/kvm_mmu.h>
+#include <asm/kvm_pkvm.h>
+
+#include <kvm/arm_hypercalls.h>
+
+static struct pkvm_mapping *pkvm_first_mapping(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	struct kvm_pgtable *pgt = kvm->arch.mmu.pgt;
+
+	lockdep_assert_held(&kvm->mmu_lock);
+
+	if (!pgt || start >= end)
+		return NULL;
+
+	return pkvm_mapping_iter_first(&pgt->pkvm_mappings, gfn_to_gpa(start),
+				       gfn_to_gpa(end) - 1);
+}
+
+static struct pkvm_mapping *pkvm_next_mapping(struct pkvm_mapping *m, gfn_t end)
+{
+	return pkvm_mapping_iter_next(m, gfn_to_gpa(m->gfn), gfn_to_gpa(end) - 1);
+}
+
+/* Opt-in of user space. */
+
+int pkvm_enable_exit_hypercalls(struct kvm *kvm, struct kvm_enable_cap *cap)
+{
+	if (!kvm_vm_is_protected(kvm))
+		return -EINVAL;
+
+	if (cap->args[0] & ~(u64)PKVM_EXIT_HYPERCALL_MASK || cap->args[1] ||
+	    cap->args[2] || cap->args[3])
+		return -EINVAL;
+
+	guard(mutex)(&kvm->lock);
+
+	/* EL2 has a copy from the first run on. */
+	if (kvm->created_vcpus)
+		return -EBUSY;
+
+	kvm->arch.pkvm.exit_hypercalls = cap->args[0];
+	return 0;
+}
+
+/* May memory of @kvm be in a guest_memfd? */
+bool pkvm_gmem_is_allowed(struct kvm *kvm)
+{
+	u32 needed = KVM_ARM_EXIT_HYPERCALL_MEM_SHARE | KVM_ARM_EXIT_HYPERCALL_MEM_UNSHARE;
+
+	return (kvm->arch.pkvm.exit_hypercalls & needed) == needed;
+}
+
+/*
+ * May @slot go although the VM has run?  No vCPU can see it any more, hence none is
+ * about to map a page of it.
+ */
+bool pkvm_gmem_slot_is_unused(struct kvm *kvm, const struct kvm_memory_slot *slot)
+{
+	lockdep_assert_held(&kvm->slots_lock);
+
+	if (!kvm_slot_has_gmem(slot))
+		return false;
+
+	guard(read_lock)(&kvm->mmu_lock);
+	return !pkvm_first_mapping(kvm, slot->base_gfn, slot->base_gfn + slot->npages);
+}
+
+/* Requests of the guest. */
+
+static enum pkvm_request pkvm_parse_request(struct kvm_vcpu *vcpu)
+{
+	u32 exits = vcpu->kvm->arch.pkvm.exit_hypercalls;
+
+	switch (smccc_get_function(vcpu)) {
+	case ARM_SMCCC_VENDOR_HYP_KVM_MEM_SHARE_FUNC_ID:
+		if (exits & KVM_ARM_EXIT_HYPERCALL_MEM_SHARE)
+			return PKVM_REQUEST_SHARE;
+		break;
+	case ARM_SMCCC_VENDOR_HYP_KVM_MEM_UNSHARE_FUNC_ID:
+		if (exits & KVM_ARM_EXIT_HYPERCALL_MEM_UNSHARE)
+			return PKVM_REQUEST_UNSHARE;
+		break;
+	case ARM_SMCCC_VENDOR_HYP_KVM_MEM_RELINQUISH_FUNC_ID:
+		if (exits & KVM_ARM_EXIT_HYPERCALL_MEM_RELINQUISH)
+			return PKVM_REQUEST_RELINQUISH;
+		break;
+	}
+
+	return PKVM_REQUEST_NONE;
+}
+
+/*
+ * Another vCPU may be faster to donate the page, or to share it: then EL2 says so when
+ * the vCPU is entered, and the failure to donate it once more doesn't matter.
+ */
+static int pkvm_share_anon(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	pkvm_handle_t handle = vcpu->kvm->arch.pkvm.handle;
+	int ret, err;
+
+	ret = kvm_call_hyp_nvhe(__pkvm_host_share_requested, handle, gfn);
+	if (ret != -ENOENT)
+		return 0;
+
+	err = pkvm_donate_anon(vcpu, slot, gfn);
+	ret = kvm_call_hyp_nvhe(__pkvm_host_share_requested, handle, gfn);
+
+	return ret == -ENOENT ? err : 0;
+}
+
+/*
+ * The memory isn't a guest_memfd's: pages are shared and unshared as if user space
+ * had not asked for exits, and not relinquished.  Returns 1 to enter the guest, which
+ * gets its answer by EL2, or an error for user space.
+ */
+static int pkvm_handle_anon_request(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
+				    enum pkvm_request request, gfn_t gfn)
+{
+	pkvm_handle_t handle = vcpu->kvm->arch.pkvm.handle;
+	int ret = 0;
+
+	if (!slot)
+		return 1;
+
+	if (request == PKVM_REQUEST_SHARE)
+		ret = pkvm_share_anon(vcpu, slot, gfn);
+	else if (request == PKVM_REQUEST_UNSHARE)
+		kvm_call_hyp_nvhe(__pkvm_host_unshare_requested, handle, gfn);
+
+	return ret ?: 1;
+}
+
+static void pkvm_prepare_request_exit(struct kvm_vcpu *vcpu, u32 func_id, gfn_t gfn)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->exit_reason = KVM_EXIT_HYPERCALL;
+	run->hypercall = (typeof(run->hypercall)) {
+		.nr	 = func_id,
+		.args[0] = gfn_to_gpa(gfn),
+		.args[1] = PAGE_SIZE,
+	};
+}
+
+/*
+ * Does the vCPU exit because of a request that it has opened at EL2?  Then *@ret tells
+ * what to do: enter the guest if positive, exit to user space if not.
+ *
+ * The guest has failed unless EL2 tells it otherwise: it won't if the request is
+ * withdrawn.
+ */
+bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
+{
+	u32 func_id = smccc_get_function(vcpu);
+	struct kvm_memory_slot *slot;
+	enum pkvm_request request;
+	gfn_t gfn;
+
+	if (!vcpu_is_protected(vcpu))
+		return false;
+
+	request = pkvm_parse_request(vcpu);
+	if (request == PKVM_REQUEST_NONE)
+		return false;
+
+	gfn = gpa_to_gfn(smccc_get_arg1(vcpu));
+	smccc_set_retval(vcpu, SMCCC_RET_INVALID_PARAMETER, 0, 0, 0);
+
+	guard(srcu)(&vcpu->kvm->srcu);
+
+	slot = gfn_to_memslot(vcpu->kvm, gfn);
+	if (!slot || !kvm_memslot_is_gmem_only(slot)) {
+		*ret = pkvm_handle_anon_request(vcpu, slot, request, gfn);
+		return true;
+	}
+
+	/* There is nothing to convert when the file is closed. */
+	if (!kvm_memslot_is_in_place(slot) && !(slot->flags & KVM_MEMSLOT_INVALID)) {
+		*ret = 1;
+		return true;
+	}
+
+	WRITE_ONCE(vcpu->arch.pkvm_request_gfn, gfn);
+	/* Pairs with smp_load_acquire() in pkvm_is_requested(). */
+	smp_store_release(&vcpu->arch.pkvm_request, request);
+
+	pkvm_prepare_request_exit(vcpu, func_id, gfn);
+	*ret = 0;
+	return true;
+}
+
+/*
+ * Does a vCPU wait for @gfn to be converted?  With invalidate_lock held for write "yes"
+ * is stable, and EL2 says so too: who closes the mirror waits for the lock before he
+ * closes the request.
+ */
+static bool pkvm_is_requested(struct kvm *kvm, gfn_t gfn, enum pkvm_request request)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		/* Pairs with smp_store_release() in pkvm_handle_request(). */
+		if (smp_load_acquire(&vcpu->arch.pkvm_request) == request &&
+		    READ_ONCE(vcpu->arch.pkvm_request_gfn) == gfn)
+			return true;
+	}
+
+	return false;
+}
+
+/*
+ * Close the mirror of the request, and wait for conversions that have seen it open, as
+ * they rely on EL2's request.  Called by whoever owns the vCPU, with kvm->srcu held
+ * for read: the slot that they work on may not go, nor another take its place.
+ */
+static enum pkvm_request pkvm_close_mirror(struct kvm_vcpu *vcpu,
+					   struct kvm_memory_slot **slot, gfn_t *gfn)
+{
+	enum pkvm_request request = vcpu->arch.pkvm_request;
+
+	*gfn = vcpu->arch.pkvm_request_gfn;
+	*slot = gfn_to_memslot(vcpu->kvm, *gfn);
+
+	WRITE_ONCE(vcpu->arch.pkvm_request, PKVM_REQUEST_NONE);
+	if (*slot && kvm_slot_has_gmem(*slot))
+		kvm_gmem_sync_state(*slot);
+
+	return request;
+}
+
+/*
+ * The vCPU is reset, and must not be told the outcome of a request from before.  EL2
+ * can't be convinced to do it behind the back of a CPU that has the vCPU loaded: the
+ * caller owns it.
+ */
+void pkvm_cancel_request(struct kvm_vcpu *vcpu)
+{
+	if (!vcpu_is_protected(vcpu) || !vcpu_get_flag(vcpu, VCPU_PKVM_FINALIZED))
+		return;
+
+	WARN_ON_ONCE(kvm_call_hyp_nvhe(__pkvm_vcpu_cancel_request,
+				       vcpu->kvm->arch.pkvm.handle, vcpu->vcpu_idx));
+}
+
+/* User space has other plans for the vCPU than to let it go on. */
+void pkvm_withdraw_request(struct kvm_vcpu *vcpu)
+{
+	struct kvm_memory_slot *slot;
+	gfn_t gfn;
+
+	if (vcpu->arch.pkvm_request == PKVM_REQUEST_NONE)
+		return;
+
+	guard(srcu)(&vcpu->kvm->srcu);
+
+	pkvm_close_mirror(vcpu, &slot, &gfn);
+	pkvm_cancel_request(vcpu);
+}
+
+/* Mappings. */
+
+struct pkvm_gmem_page {
+	struct kvm_vcpu *vcpu;
+	gfn_t gfn;
+	bool shared;
+};
+
+static int pkvm_gmem_topup(struct kvm_vcpu *vcpu)
+{
+	return topup_hyp_memcache(&vcpu->arch.pkvm_memcache,
+				  kvm_mmu_cache_min_pages(vcpu->arch.hw_mmu));
+}
+
+/* Give the page to the guest.  -EEXIST if it has one there. */
+static int pkvm_gmem_install(void *arg, kvm_pfn_t pfn)
+{
+	struct pkvm_gmem_page *page = arg;
+	struct kvm_vcpu *vcpu = page->vcpu;
+	struct kvm *kvm = vcpu->kvm;
+	struct pkvm_mapping *m;
+	int ret;
+
+	guard(write_lock)(&kvm->mmu_lock);
+
+	if (pkvm_first_mapping(kvm, page->gfn, page->gfn + 1))
+		return -EEXIST;
+
+	if (page->shared)
+		ret = kvm_call_hyp_nvhe(__pkvm_host_donate_shared, pfn, page->gfn);
+	else
+		ret = kvm_call_hyp_nvhe(__pkvm_host_donate_guest, pfn, page->gfn);
+	if (ret)
+		return ret;
+
+	m = vcpu->arch.pkvm_memcache.mapping;
+	vcpu->arch.pkvm_memcache.mapping = NULL;
+
+	*m = (struct pkvm_mapping) {
+		.gfn = page->gfn,
+		.pfn = pfn,
+		.nr_pages = 1,
+		.gmem = true,
+		.shared = page->shared,
+	};
+	pkvm_mapping_insert(m, &kvm->arch.mmu.pgt->pkvm_mappings);
+	folio_change_private(pfn_folio(pfn), m);
+	return 0;
+}
+
+/* The host has its page back, and nothing keeps it from leaving the file. */
+void pkvm_gmem_page_is_back(struct pkvm_mapping *mapping)
+{
+	folio_change_private(pfn_folio(mapping->pfn), NULL);
+}
+
+/*
+ * The page is shared in the file.  If the guest has asked for that, and the vCPU which
+ * has done so isn't back yet, this one does what is left to be done.
+ */
+static int pkvm_gmem_share_early(struct pkvm_gmem_page *page, struct kvm_memory_slot *slot)
+{
+	struct kvm *kvm = page->vcpu->kvm;
+	int ret;
+
+	if (!pkvm_is_requested(kvm, page->gfn, PKVM_REQUEST_SHARE))
+		return -EFAULT;
+
+	page->shared = true;
+	ret = kvm_gmem_map_page(kvm, slot, page->gfn, false, pkvm_gmem_install, page);
+
+	/* The request is closed by now, or done by another vCPU, or the page private. */
+	return ret == -EPERM || ret == -EEXIST || ret == -EACCES ? 0 : ret;
+}
+
+/* Was the page taken away for good that the vCPU has run into?  Negative if unclear. */
+static int pkvm_gmem_in_poison_fault(void)
+{
+	return kvm_call_hyp_nvhe(__pkvm_vcpu_in_poison_fault);
+}
+
+static int pkvm_gmem_fault(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, gfn_t gfn)
+{
+	struct pkvm_gmem_page page = {
+		.vcpu = vcpu,
+		.gfn = gfn,
+	};
+	int ret, poisoned;
+
+	/* Don't allocate a page that the guest won't get. */
+	if (READ_ONCE(vcpu->kvm->arch.pkvm.has_poison) && pkvm_gmem_in_poison_fault() > 0)
+		return -EHWPOISON;
+
+	ret = kvm_gmem_map_page(vcpu->kvm, slot, gfn, true, pkvm_gmem_install, &page);
+	if (ret == -EACCES)
+		return pkvm_gmem_share_early(&page, slot);
+	if (ret != -EEXIST && ret != -EPERM)
+		return ret;
+
+	/* The page is there or was taken, a moment ago; or the kernel has crushed it. */
+	poisoned = pkvm_gmem_in_poison_fault();
+	if (poisoned > 0)
+		return -EHWPOISON;
+
+	return poisoned || ret == -EPERM ? -EFAULT : 0;
+}
+
+/*
+ * Fault of the guest, at an address where it has no page.  Returns 0 if it has one now,
+ * or was about to get one by another vCPU, otherwise an error for user space, which
+ * is told about in kvm_run:
+ *
+ *   -EFAULT	 the page is shared in the file, but not by the guest; or the file is
+ *		 closed
+ *   -EHWPOISON	 the page was taken away from the guest, or is lost to a memory error
+ *   -ENOMEM
+ */
+int pkvm_gmem_abort(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot)
+{
+	gfn_t gfn = gpa_to_gfn(kvm_vcpu_get_fault_ipa(vcpu));
+	int ret;
+
+	ret = pkvm_gmem_topup(vcpu);
+	if (!ret)
+		ret = pkvm_gmem_fault(vcpu, slot, gfn);
+	if (!ret)
+		return 0;
+
+	kvm_prepare_memory_fault_exit(vcpu, gfn_to_gpa(gfn), PAGE_SIZE,
+				      kvm_is_write_fault(vcpu),
+				      kvm_vcpu_trap_is_exec_fault(vcpu), true);
+	return ret;
+}
+
+/*
+ * The vCPU runs again: what it has asked for has been done, or won't be.  What is left
+ * to do if it wants to share a page that it hasn't touched yet is to give it that
+ * page, if the file has it as shared by now.  If that fails EL2 tells the guest.
+ *
+ * The vCPU is loaded.
+ */
+void pkvm_close_request(struct kvm_vcpu *vcpu)
+{
+	struct pkvm_gmem_page page = {
+		.vcpu = vcpu,
+		.shared = true,
+	};
+	struct kvm_memory_slot *slot;
+
+	if (vcpu->arch.pkvm_request == PKVM_REQUEST_NONE)
+		return;
+
+	guard(srcu)(&vcpu->kvm->srcu);
+
+	if (pkvm_close_mirror(vcpu, &slot, &page.gfn) != PKVM_REQUEST_SHARE)
+		return;
+
+	if (slot && kvm_slot_has_gmem(slot) && !pkvm_gmem_topup(vcpu))
+		kvm_gmem_map_page(vcpu->kvm, slot, page.gfn, false, pkvm_gmem_install,
+				  &page);
+}
+
+/* The VM type's operations. */
+
+static void pkvm_gmem_content(struct kvm *kvm, bool to_private,
+			      struct kvm_gmem_content *content)
+{
+	content->allowed = KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE |
+			   KVM_SET_MEMORY_ATTRIBUTES2_DISCARD;
+	if (!to_private)
+		content->allowed |= KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
+	content->dflt = KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE;
+}
+
+/* A page that the guest has changes sides at its request only. */
+static int pkvm_gmem_may_convert(struct kvm *kvm, struct kvm_memory_slot *slot,
+				 struct kvm_gfn_range *range, bool to_private)
+{
+	enum pkvm_request request = to_private ? PKVM_REQUEST_UNSHARE : PKVM_REQUEST_SHARE;
+	struct pkvm_mapping *m;
+
+	guard(read_lock)(&kvm->mmu_lock);
+
+	for (m = pkvm_first_mapping(kvm, range->start, range->end); m;
+	     m = pkvm_next_mapping(m, range->end)) {
+		if (m->shared == to_private && !pkvm_is_requested(kvm, m->gfn, request))
+			return -EPERM;
+	}
+
+	return 0;
+}
+
+/* EL2 cannot refuse what pkvm_gmem_may_convert() has let pass. */
+static void pkvm_gmem_move_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+				 struct kvm_gfn_range *range, bool to_private)
+{
+	pkvm_handle_t handle = kvm->arch.pkvm.handle;
+	struct pkvm_mapping *m;
+	int ret;
+
+	guard(write_lock)(&kvm->mmu_lock);
+
+	for (m = pkvm_first_mapping(kvm, range->start, range->end); m;
+	     m = pkvm_next_mapping(m, range->end)) {
+		if (m->shared != to_private)
+			continue;
+
+		if (to_private)
+			ret = kvm_call_hyp_nvhe(__pkvm_host_unshare_requested, handle, m->gfn);
+		else
+			ret = kvm_call_hyp_nvhe(__pkvm_host_share_requested, handle, m->gfn);
+		if (!KVM_BUG_ON(ret, kvm))
+			m->shared = !to_private;
+	}
+}
+
+/* Take back the first page that the guest has from *@gfn on, and advance that. */
+static int pkvm_gmem_reclaim_next(struct kvm *kvm, gfn_t *gfn, gfn_t end)
+{
+	struct pkvm_mapping *m;
+	int ret;
+
+	lockdep_assert_held(&kvm->arch.pkvm.stage2_lock);
+
+	guard(write_lock)(&kvm->mmu_lock);
+
+	m = pkvm_first_mapping(kvm, *gfn, end);
+	if (!m) {
+		*gfn = end;
+		return 0;
+	}
+
+	/* Before a vCPU can run into it. */
+	WRITE_ONCE(kvm->arch.pkvm.has_poison, true);
+
+	*gfn = m->gfn + 1;
+	ret = kvm_call_hyp_nvhe(__pkvm_host_take_page, kvm->arch.pkvm.handle, m->gfn);
+	if (ret)
+		return ret;
+
+	pkvm_mapping_remove(m, &kvm->arch.mmu.pgt->pkvm_mappings);
+	pkvm_gmem_page_is_back(m);
+	kfree(m);
+	return 0;
+}
+
+static int pkvm_gmem_reclaim_range(struct kvm *kvm, struct kvm_memory_slot *slot,
+				   struct kvm_gfn_range *range)
+{
+	gfn_t gfn = range->start;
+	int r, ret = 0;
+
+	/*
+	 * The file may be closed or punched by another process while this one, which
+	 * owned the VM, exits: its pages are either still here, or all back.
+	 */
+	guard(mutex)(&kvm->arch.pkvm.stage2_lock);
+
+	while (gfn < range->end) {
+		r = pkvm_gmem_reclaim_next(kvm, &gfn, range->end);
+		if (r)
+			ret = r;
+		cond_resched();
+	}
+
+	return ret;
+}
+
+/*
+ * KVM is about to zap @range.  It can't, in a protected VM: whoever wants the pages of a
+ * file has to take them back first.  Memory failure doesn't, the guest finds out by
+ * itself; nor does the MMU notifier, when user space loses its mapping.
+ */
+void pkvm_gmem_assert_unmapped(struct kvm *kvm, struct kvm_gfn_range *range)
+{
+	struct pkvm_mapping *m;
+
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	if (!(range->attr_filter & KVM_FILTER_PRIVATE))
+		return;
+
+	for (m = pkvm_first_mapping(kvm, range->start, range->end); m;
+	     m = pkvm_next_mapping(m, range->end))
+		WARN_ON_ONCE(m->gmem && !PageHWPoison(pfn_to_page(m->pfn)));
+}
+
+/* Only pages that EL2 has returned are freed, be the VM alive or not. */
+static void pkvm_gmem_free_folio(struct folio *folio)
+{
+	if (WARN_ON_ONCE(folio_get_private(folio)))
+		kvm_gmem_leak_folio(folio);
+}
+
+static const struct address_space_operations pkvm_gmem_aops = KVM_GMEM_AOPS(pkvm_gmem_free_folio);
+
+static const struct kvm_gmem_ops pkvm_gmem_ops = {
+	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+	.attributes	= KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.aops		= &pkvm_gmem_aops,
+	.content	= pkvm_gmem_content,
+	.may_convert	= pkvm_gmem_may_convert,
+	.move_range	= pkvm_gmem_move_range,
+	.reclaim_range	= pkvm_gmem_reclaim_range,
+};
+
+const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm)
+{
+	bool is_protected = kvm ? kvm_vm_is_protected(kvm) : is_protected_kvm_enabled();
+
+	return is_protected ? &pkvm_gmem_ops : &kvm_gmem_default_ops;
+}
