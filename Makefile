@@ -73,6 +73,7 @@ help:
 	make bench               base and ours side by side, in instructions (QUICK=1: what takes
 	                         long on the base is measured on less; T=GROUP,...: only these)
 	make demo [FILE=path]    a guest's private memory, shown with a file of yours
+	make demo ARCH=arm64     ... with Linux in a protected VM under pKVM
 	make shell [ARCH=x86]    boot the image of a platform to a command loop
 	make gdb [ARCH=x86]      the same, halted, with a gdb port
 	make tree                build/linux: base + patches + own files, one commit a step
@@ -203,10 +204,11 @@ gdb: image-$(if $(filter arm64%,$(boot_arch)),arm64,$(boot_arch)) $(tools)/runne
 	@exec $(tools)/runner -a $(boot_arch) -s lab.shell -g
 
 demo_file := $(or $(FILE),$(tree)/MAINTAINERS)
+demo_arch := $(if $(filter arm64%,$(boot_arch)),arm64,x86)
 demo:
 	@lab/demo-file.sh "$(demo_file)"
-	$(MAKE) -s image-x86 $(tools)/runner
-	lab/demo.sh "$(demo_file)"
+	$(MAKE) -s image-$(demo_arch) $(tools)/runner
+	lab/demo.sh $(demo_arch) "$(demo_file)"
 
 clean:
 	@rm -rf build

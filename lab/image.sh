@@ -12,6 +12,13 @@ list=$out/initramfs.list
 [ "$family/lab-init" -nt lab/init.c ] ||
 	"${cross}gcc" -O2 -Wall -Wno-unused-result -static -o "$family/lab-init" lab/init.c
 mkdir -p "$family/stripped"
+
+put() {	# put FILE TO: a program, stripped
+	s=$family/stripped/${1##*/}
+	[ "$s" -nt "$1" ] || "${cross}strip" -o "$s" "$1"
+	echo "file $2 $s 0755 0 0"
+}
+
 {
 	for d in /dev /proc /sys /tmp /tests; do echo "dir $d 0755 0 0"; done
 	echo "nod /dev/console 0600 0 0 c 5 1"
@@ -20,12 +27,18 @@ mkdir -p "$family/stripped"
 		   awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
 		f=$family/selftests/$t
 		[ -e "$f" ] || f=$family/selftests/${family#build/}/$t
-		[ -e "$f" ] || continue
-		s=$family/stripped/$t
-		[ "$s" -nt "$f" ] || "${cross}strip" -o "$s" "$f"
-		echo "file /tests/$t $s 0755 0 0"
+		[ ! -e "$f" ] || put "$f" "/tests/$t"
 	done
 	demo=$family/demo/gmem_demo
 	[ ! -e "$demo" ] || echo "file /gmem_demo $demo 0755 0 0"
+	pkvm=$family/pkvm
+	if [ -e "$pkvm/vmm" ]; then
+		# The Image is its own guest.
+		echo "dir /pkvm 0755 0 0"
+		put "$pkvm/vmm" /pkvm/vmm
+		put "$pkvm/vmm_test" /tests/vmm_test
+		echo "file /pkvm/guest.cpio $pkvm/guest.cpio 0644 0 0"
+		echo "file /pkvm/Image $out/arch/arm64/boot/Image 0644 0 0"
+	fi
 } >$list
 build/lab/gen_init_cpio -t 0 $list >$out/initramfs.cpio

@@ -6,7 +6,7 @@
  *
  *   (nothing)         obey the runner on the verdict port (see below)
  *   lab.run=A,B       run these programs, output on the console, power off
- *   lab.demo          run /gmem_demo /data on the console, power off
+ *   lab.demo          run the demo on /data, on a terminal of its own, power off
  *   lab.shell         a small command loop on the console
  *
  * The verdict port is a virtio-serial port named "lab.verdict", so neither the
@@ -571,14 +571,20 @@ static void run_list(char *list)
 
 static void demo(void)
 {
+	static char *gmem[] = { "/gmem_demo", "/data", NULL };
+	static char *pkvm[] = {
+		"/pkvm/vmm", "--kernel", "/pkvm/Image", "--initrd", "/pkvm/guest.cpio",
+		"--disk", "/data", "--append", "kunit.autorun=0", NULL,
+	};
+	char **argv = access(pkvm[0], X_OK) ? gmem : pkvm;
 	char text[32];
-	char *argv[] = { "/gmem_demo", "/data", NULL };
 	int status;
 	pid_t pid;
 
 	/* The kernel has the first serial port for itself. */
 	close(0);
-	open("/dev/ttyS1", O_RDWR);
+	if (open("/dev/ttyS1", O_RDWR))
+		open("/dev/hvc0", O_RDWR);
 	dup2(0, 1);
 	dup2(0, 2);
 	pid = fork();

@@ -52,7 +52,7 @@ const struct platform platforms[NR_PLATFORMS] = {
  * The QEMU command.  Without @words: for the runner, with the verdict port and
  * the console in a file.  With @words (for the kernel command line): on this
  * terminal; with @console the kernel's messages go to that file, and the
- * terminal is the second serial port.
+ * terminal is the second serial port, or, where there is but one, hvc0.
  */
 void qemu_command(const struct platform *p, const char *words, const char *initrd,
 		  const char *console, char *buf, size_t size)
@@ -67,8 +67,13 @@ void qemu_command(const struct platform *p, const char *words, const char *initr
 			 "-chardev socket,id=verdict,fd=%d "
 			 "-device virtserialport,chardev=verdict,name=lab.verdict",
 			 p->name, VERDICT_FD);
-	else if (console)
+	else if (console && !strcmp(p->family, "x86"))
 		snprintf(serial, sizeof(serial), "-serial file:%s -serial stdio",
+			 console);
+	else if (console)
+		snprintf(serial, sizeof(serial),
+			 "-serial file:%s -chardev stdio,id=terminal "
+			 "-device virtio-serial-pci -device virtconsole,chardev=terminal",
 			 console);
 	else
 		snprintf(serial, sizeof(serial), "-serial mon:stdio");

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # selftests.sh ARCH CROSS JOBS: build, static, the KVM selftests that lab/tests
-# names for ARCH (x86, arm64), the benchmark and the demo, into
-# build/ARCH/selftests.
+# names for ARCH (x86, arm64), the benchmark and the samples, into
+# build/ARCH/selftests, build/x86/demo and build/arm64/pkvm.
 set -eu
 arch=$1 cross=$2 jobs=$3
 top=$PWD
@@ -13,7 +13,7 @@ case $arch in x86) karch=x86_64 ;; *) karch=$arch ;; esac
 
 for t in $(build/lab/runner -a "$arch" -l | awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
 	case $t in
-	kunit:*|kmemleak) continue ;;
+	kunit:*|kmemleak|vmm_test) continue ;;
 	esac
 	[ ! -e "$src/$arch/$t.c" ] || t=$arch/$t
 	want="$want $out/$t"
@@ -36,4 +36,10 @@ if [ $arch = x86 ] && [ -e build/linux/samples/guest_memfd/Makefile ]; then
 	build/lab/progress demo build/logs/demo-build.log 1 \
 		make -C build/linux/samples/guest_memfd O="$top/build/x86/demo" CC="ccache gcc" \
 		HDRS="$top/build/x86/usr/include"
+fi
+if [ $arch = arm64 ] && [ -e build/linux/samples/pkvm/Makefile ]; then
+	mkdir -p build/arm64/pkvm
+	build/lab/progress pkvm build/logs/pkvm-build.log 1 \
+		make -C build/linux/samples/pkvm O="$top/build/arm64/pkvm" CC="ccache ${cross}gcc" \
+		HDRS="$top/build/arm64/usr/include"
 fi
