@@ -72,6 +72,7 @@ help:
 	make list                the tests that ARCH= and T= select
 	make bench               base and ours side by side, in instructions (QUICK=1: what takes
 	                         long on the base is measured on less; T=GROUP,...: only these)
+	make bench ARCH=arm64    ... of protected VMs
 	make demo [FILE=path]    a guest's private memory, shown with a file of yours
 	make demo ARCH=arm64     ... with Linux in a protected VM under pKVM
 	make shell [ARCH=x86]    boot the image of a platform to a command loop
@@ -171,18 +172,19 @@ lab-content-table:
 # ---- measuring ----
 
 # The base, unpatched, to compare with; configured as ours.
-.PHONY: kernel-base bench
-kernel-base: tree $(tools)/progress
-	@$(call lock,base-x86)
+.PHONY: kernel-base-x86 kernel-base-arm64 bench
+kernel-base-x86 kernel-base-arm64: kernel-base-%: tree $(tools)/progress
+	@$(call lock,base-$*)
 	lab/base-tree.sh
-	mkdir -p build/base/x86
-	lab/config.sh build/base/linux build/base/x86 x86_64 $(call frags,x86)
-	$(tools)/progress "kernel base" build/logs/build-base.log $(steps_x86) \
-		env -u MAKEFLAGS -u MAKELEVEL make -C build/base/linux O=$(CURDIR)/build/base/x86 \
-		ARCH=x86_64 CROSS_COMPILE= CC="ccache gcc" -j$(JOBS) bzImage
+	mkdir -p build/base/$*
+	lab/config.sh build/base/linux build/base/$* $(arch_$*) $(call frags,$*)
+	$(tools)/progress "kernel base $*" build/logs/build-base-$*.log $(steps_$*) \
+		env -u MAKEFLAGS -u MAKELEVEL make -C build/base/linux O=$(CURDIR)/build/base/$* \
+		ARCH=$(arch_$*) CROSS_COMPILE=$(cross_$*) CC="ccache $(cross_$*)gcc" -j$(JOBS) $(image_$*)
 
-bench: image-x86 kernel-base $(tools)/bench
-	@$(tools)/bench $(if $(QUICK),-q) $(if $(T),-o '$(T)')
+bench_machine := $(if $(filter arm64%,$(ARCH)),arm64,x86)
+bench: image-$(bench_machine) kernel-base-$(bench_machine) $(tools)/bench
+	@$(tools)/bench -m $(bench_machine) $(if $(QUICK),-q) $(if $(T),-o '$(T)')
 
 # ---- hacking ----
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # base-tree.sh: build/base/linux, a working tree of the base alone.  Its kernel
-# goes to build/base/x86: seen from there the source lies as it does for ours, so
+# goes to build/base/ARCH: seen from there the source lies as it does for ours, so
 # that the compiler cache knows all that the two kernels have in common.
 set -eu
 . lab/git.sh

@@ -3,8 +3,10 @@
  * The benchmark: boots our kernel and the base in the same emulated machine, one
  * after the other, runs the same program on both, and compares.
  *
- *   bench [-q] [-o GROUPS] [-k KERNELS] [-a ARGUMENTS] [-b IMAGE] [-n IMAGE] [-i INITRD]
+ *   bench [-m MACHINE] [-q] [-o GROUPS] [-k KERNELS] [-a ARGUMENTS] [-b IMAGE]
+ *         [-n IMAGE] [-i INITRD]
  *
+ *     -m  x86 (the default), or arm64: protected VMs, there is no -q or -o for it
  *     -q  quick: what takes long on the base is measured on less, and multiplied
  *     -o  only these groups of operations, by comma (see the program's -h)
  *     -k  only these kernels, by comma: base, ours
@@ -18,7 +20,7 @@
  * the project, by make; PID 1 and its protocol are the lab's (lab/init.c), the
  * lines of the program are told in guest_memfd_bench.c of the selftests.
  *
- * Prints a table; the same and more goes to build/bench/bench.json.
+ * Prints a table; the same and more goes to build/bench/MACHINE.json.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,7 +38,6 @@
 
 #include "port.h"
 
-#define PROGRAM		"guest_memfd_bench"
 #define LOGS		"build/logs/bench"
 #define OUT		"build/bench"
 #define MAX_ROWS	512
@@ -50,18 +51,34 @@
 /* Slower by more than this is worth a mark. */
 #define TOLERANCE	1.03
 
-#define MACHINE								\
-	"qemu-system-x86_64 -M q35 -accel tcg "				\
-	"-icount shift=0,sleep=off -cpu max,phys-bits=48 -smp 1 -m 6G"
 #define CMDLINE								\
-	"console=ttyS0 panic=-1 printk.devkmsg=on kunit.autorun=0 "	\
-	"no_hash_pointers"
+	"panic=-1 printk.devkmsg=on kunit.autorun=0 no_hash_pointers "
+
+/* What is the same for both kernels. */
+static const struct setting {
+	const char *name;
+	const char *program;
+	const char *qemu;
+	const char *cmdline;
+	const char *image;	/* below build/NAME and build/base/NAME */
+} settings[] = {
+	{ "x86", "guest_memfd_bench",
+	  "qemu-system-x86_64 -M q35 -accel tcg -icount shift=0,sleep=off "
+	  "-cpu max,phys-bits=48 -smp 1 -m 6G",
+	  CMDLINE "console=ttyS0", "arch/x86/boot/bzImage" },
+	{ "arm64", "guest_memfd_pkvm_bench",
+	  "qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 -accel tcg "
+	  "-icount shift=0,sleep=off -cpu max -smp 1 -m 4G",
+	  CMDLINE "console=ttyAMA0 kvm-arm.mode=protected", "arch/arm64/boot/Image" },
+};
+static const struct setting *setting = &settings[0];
 
 enum { BASE, OURS, NR_KERNELS };
 
 struct kernel {
 	const char *name;
-	const char *image;
+	const char *dir;
+	const char *image;	/* asked for */
 	bool	wanted;
 	bool	failed;
 	char	why[256];	/* it failed */
@@ -88,13 +105,13 @@ struct row {
 };
 
 static struct kernel kernels[NR_KERNELS] = {
-	{ .name = "base", .image = "build/base/x86/arch/x86/boot/bzImage", .wanted = true },
-	{ .name = "ours", .image = "build/x86/arch/x86/boot/bzImage", .wanted = true },
+	{ .name = "base", .dir = "build/base", .wanted = true },
+	{ .name = "ours", .dir = "build", .wanted = true },
 };
 
 static struct row rows[MAX_ROWS];
 static int nr_rows;
-static const char *initrd = "build/x86/initramfs.cpio";
+static const char *initrd;
 static char arguments[256];
 
 /* Instructions that zero a page, as the program found. */
@@ -110,7 +127,7 @@ struct machine {
 	long long start;
 };
 
-static void boot(struct machine *m, struct kernel *k)
+static void boot(struct machine *m, struct kernel *k, const char *image, const char *initramfs)
 {
 	char cmd[2048];
 	int sv[2];
@@ -121,12 +138,13 @@ static void boot(struct machine *m, struct kernel *k)
 	if (!m->log || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
 		die("%s: %s", cmd, strerror(errno));
 	snprintf(cmd, sizeof(cmd),
-		 "exec " MACHINE " -nodefaults -no-user-config -display none -no-reboot "
+		 "exec %s -nodefaults -no-user-config -display none -no-reboot "
 		 "-serial file:" LOGS "/%s-console.log -device virtio-serial-pci "
 		 "-chardev socket,id=verdict,fd=%d "
 		 "-device virtserialport,chardev=verdict,name=lab.verdict "
-		 "-kernel %s -initrd %s -append '" CMDLINE "' >" LOGS "/%s-qemu.log 2>&1",
-		 k->name, VERDICT_FD, k->image, initrd, k->name);
+		 "-kernel %s -initrd %s -append '%s' >" LOGS "/%s-qemu.log 2>&1",
+		 setting->qemu, k->name, VERDICT_FD, image, initramfs, setting->cmdline,
+		 k->name);
 	fflush(NULL);
 	m->pid = fork();
 	if (!m->pid) {
@@ -258,16 +276,22 @@ static bool follow(struct machine *m, const char *until)
 
 static void run(struct kernel *k)
 {
-	char cmd[512];
+	char image[256], initramfs[256], cmd[512];
 	struct machine m;
 	int n;
 
-	if (access(k->image, R_OK) || access(initrd, R_OK))
-		die("%s or %s: %s", k->image, initrd, strerror(errno));
-	boot(&m, k);
+	snprintf(image, sizeof(image), "%s/%s/%s", k->dir, setting->name, setting->image);
+	snprintf(initramfs, sizeof(initramfs), "build/%s/initramfs.cpio", setting->name);
+	if (k->image)
+		snprintf(image, sizeof(image), "%s", k->image);
+	if (initrd)
+		snprintf(initramfs, sizeof(initramfs), "%s", initrd);
+	if (access(image, R_OK) || access(initramfs, R_OK))
+		die("%s or %s: %s", image, initramfs, strerror(errno));
+	boot(&m, k, image, initramfs);
 	show(&m, "booting");
-	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", PROGRAM, PROGRAM_SECONDS,
-		     PROGRAM, arguments);
+	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", setting->program,
+		     PROGRAM_SECONDS, setting->program, arguments);
 	if (follow(&m, "ready") && write(m.port.fd, cmd, n) == n)
 		follow(&m, "end ");
 	end(&m);
@@ -395,9 +419,10 @@ static void print_table(void)
 		slower += is_slower(&rows[i]);
 	}
 	printf("\nInstructions, unless a unit is given; whole calls as user space sees them.\n"
-	       "ratio: base / ours.  no zeroing: the same without the %llu instructions that\n"
-	       "zero a page.  * measured on less, and multiplied.  ( ) the base's way of doing\n"
-	       "what the row does.  n/a: this kernel has no such thing.\n", zero_page);
+	       "ratio: base / ours.  * measured on less, and multiplied.  ( ) the base's way of\n"
+	       "doing what the row does.  n/a: this kernel has no such thing.\n");
+	if (zero_page)
+		printf("no zeroing: without the %llu instructions that zero a page.\n", zero_page);
 	if (slower)
 		printf("! %d slower than the base by more than 3 %%\n", slower);
 }
@@ -455,7 +480,7 @@ static void write_json(const char *path)
 	if (!f)
 		die("%s: %s", path, strerror(errno));
 	fprintf(f, "{\n  \"format\": 1,\n  ");
-	put_string(f, "machine", MACHINE);
+	put_string(f, "machine", setting->qemu);
 	fprintf(f, ",\n  ");
 	put_string(f, "arguments", arguments);
 	fprintf(f, ",\n  \"zero_page\": %llu,\n", zero_page);
@@ -496,9 +521,25 @@ static void want_kernels(const char *list)
 		kernels[i].wanted = strstr(list, kernels[i].name);
 }
 
+static bool set_machine(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(settings) / sizeof(*settings); i++) {
+		if (strcmp(settings[i].name, name))
+			continue;
+		setting = &settings[i];
+		return true;
+	}
+	fprintf(stderr, "bench: no such machine: %s (x86, arm64)\n", name);
+	return false;
+}
+
 static bool set_option(int c)
 {
 	switch (c) {
+	case 'm':
+		return set_machine(optarg);
 	case 'q':
 		add_argument("-b", "3000");
 		return true;
@@ -527,8 +568,9 @@ static bool set_option(int c)
 int main(int argc, char **argv)
 {
 	int c, i, bad = 0;
+	char json[64];
 
-	while ((c = getopt(argc, argv, "qo:a:k:b:n:i:")) != -1)
+	while ((c = getopt(argc, argv, "m:qo:a:k:b:n:i:")) != -1)
 		if (!set_option(c))
 			return 2;
 	if (system("mkdir -p " LOGS " " OUT))
@@ -542,7 +584,8 @@ int main(int argc, char **argv)
 		bad |= kernels[i].failed;
 	}
 	print_table();
-	write_json(OUT "/bench.json");
-	printf("%s/bench.json has all figures\n", OUT);
+	snprintf(json, sizeof(json), OUT "/%s.json", setting->name);
+	write_json(json);
+	printf("%s has all figures\n", json);
 	return bad;
 }

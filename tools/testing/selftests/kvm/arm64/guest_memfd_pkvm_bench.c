@@ -42,16 +42,16 @@ enum figure { FAULT, ROUND_TRIP, PUNCH, TEARDOWN, LOCKED, RESIDENT, NR_FIGURES }
 
 static const struct {
 	const char *id;
-	const char *unit;
+	const char *unit;	/* or what the clock counts */
 	const char *label;
 	bool gmem_only;
 } figures[NR_FIGURES] = {
-	[FAULT]		= { "fault", "ns", "guest fault on a fresh private page" },
-	[ROUND_TRIP]	= { "roundtrip", "ns", "share and unshare of a page" },
-	[PUNCH]		= { "punch", "ns", "punch of a page of the live guest", true },
-	[TEARDOWN]	= { "teardown", "ns", "teardown, per page of the guest" },
-	[LOCKED]	= { "locked", "KiB", "memory locked or pinned by the VMM" },
-	[RESIDENT]	= { "resident", "KiB", "resident memory of the VMM" },
+	[FAULT]		= { "fault", NULL, "guest fault on a fresh private page" },
+	[ROUND_TRIP]	= { "roundtrip", NULL, "share and unshare of a page" },
+	[PUNCH]		= { "punch", NULL, "punch of a page of the live guest", true },
+	[TEARDOWN]	= { "teardown", NULL, "teardown, per page of the guest" },
+	[LOCKED]	= { "locked", "bytes", "memory locked or pinned by the VMM" },
+	[RESIDENT]	= { "resident", "bytes", "resident memory of the VMM" },
 };
 
 static u64 samples[NR_KINDS][NR_FIGURES][MAX_SAMPLES];
@@ -142,8 +142,8 @@ static void measure(enum kind kind, u64 sample)
 	start = gmem_now_ns();
 	pvm_call(&p, 0, guest_touch, g.gpa, nr);
 	got[FAULT] = per(gmem_now_ns() - start, nr);
-	got[LOCKED] = locked_kib() - locked;
-	got[RESIDENT] = gmem_status_kib("VmRSS") - resident;
+	got[LOCKED] = (locked_kib() - locked) * SZ_1K;
+	got[RESIDENT] = (gmem_status_kib("VmRSS") - resident) * SZ_1K;
 
 	start = gmem_now_ns();
 	TEST_ASSERT_EQ(pvm_call(&p, 0, guest_round_trips, g.gpa, args.calls)->ret[0],
@@ -165,6 +165,17 @@ static void measure(enum kind kind, u64 sample)
 
 /* ---- Output ---- */
 
+/* Does the clock count instructions?  A loop of two tells. */
+static bool clock_counts_instructions(void)
+{
+	u64 turns = 1000000, ns, start = gmem_now_ns();
+
+	asm volatile("1: subs %0, %0, #1\n\tb.ne 1b" : "+r" (turns) : : "cc");
+	ns = gmem_now_ns() - start;
+
+	return ns > 1980000 && ns < 2020000;
+}
+
 static int compare(const void *a, const void *b)
 {
 	u64 x = *(const u64 *)a, y = *(const u64 *)b;
@@ -172,7 +183,7 @@ static int compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void print_rows(enum kind kind)
+static void print_rows(enum kind kind, const char *unit)
 {
 	char against[64];
 	u64 *s;
@@ -185,14 +196,14 @@ static void print_rows(enum kind kind)
 		s = samples[kind][i];
 		qsort(s, args.repeats, sizeof(*s), compare);
 		printf("row\tpvm_%s_%s\t%lu\t%s\t1\t%lu\t%lu\t%lu\t%d\t%s\t%s, %s\n",
-		       kinds[kind], figures[i].id, s[args.repeats / 2], figures[i].unit,
+		       kinds[kind], figures[i].id, s[args.repeats / 2], figures[i].unit ?: unit,
 		       s[0], s[args.repeats - 1], args.repeats, i == FAULT,
 		       kind == ANON || figures[i].gmem_only ? "-" : against,
 		       figures[i].label, kind == ANON ? "anonymous memory" : "guest_memfd");
 	}
 }
 
-static void run(enum kind kind)
+static void run(enum kind kind, const char *unit)
 {
 	u64 i;
 
@@ -200,7 +211,7 @@ static void run(enum kind kind)
 	       kind == ANON ? "anonymous" : "guest_memfd");
 	for (i = 0; i < args.repeats; i++)
 		measure(kind, i);
-	print_rows(kind);
+	print_rows(kind, unit);
 }
 
 static void show_help(const char *name)
@@ -215,6 +226,7 @@ static void show_help(const char *name)
 int main(int argc, char *argv[])
 {
 	struct utsname uts;
+	const char *unit;
 	bool has_gmem;
 	int opt;
 
@@ -245,8 +257,10 @@ int main(int argc, char *argv[])
 	printf("info\tkernel\t%s %s\n", uts.release, uts.version);
 	printf("info\tinplace\t%s\n", has_gmem ? "yes" : "no");
 	printf("info\tpages\t%lu\n", nr_pages());
-	run(ANON);
+	unit = clock_counts_instructions() ? "insn" : "ns";
+	printf("info\tunit\t%s\n", unit);
+	run(ANON, unit);
 	if (has_gmem)
-		run(GMEM);
+		run(GMEM, unit);
 	return 0;
 }
