@@ -20,7 +20,8 @@
  * the project, by make; PID 1 and its protocol are the lab's (lab/init.c), the
  * lines of the program are told in guest_memfd_bench.c of the selftests.
  *
- * Prints a table; the same and more goes to build/bench/MACHINE.json.
+ * Prints a table; the same and more goes to build/bench/MACHINE.json, and a chart
+ * of the ratios to build/bench/MACHINE.svg.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,6 +37,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "chart.h"
 #include "port.h"
 
 #define LOGS		"build/logs/bench"
@@ -503,6 +505,24 @@ static void write_json(const char *path)
 		die("%s: %s", path, strerror(errno));
 }
 
+/* ---- The chart ---- */
+
+/* All rows that can be compared, outside of zeroing where it is part of both. */
+static void draw_chart(const char *path)
+{
+	static struct bar bars[MAX_ROWS];
+	int i, n = 0;
+	double r;
+
+	for (i = 0; i < nr_rows; i++) {
+		r = ratio(&rows[i], rows[i].fig[OURS].zeroed == 0);
+		if (r)
+			bars[n++] = (struct bar) { rows[i].label, r };
+	}
+	if (n && write_chart(path, "Times fewer instructions than the base, without those that zero pages", bars, n))
+		die("%s: %s", path, strerror(errno));
+}
+
 /* ---- The command line ---- */
 
 static void add_argument(const char *option, const char *value)
@@ -568,7 +588,7 @@ static bool set_option(int c)
 int main(int argc, char **argv)
 {
 	int c, i, bad = 0;
-	char json[64];
+	char json[64], svg[64];
 
 	while ((c = getopt(argc, argv, "m:qo:a:k:b:n:i:")) != -1)
 		if (!set_option(c))
@@ -586,6 +606,8 @@ int main(int argc, char **argv)
 	print_table();
 	snprintf(json, sizeof(json), OUT "/%s.json", setting->name);
 	write_json(json);
-	printf("%s has all figures\n", json);
+	snprintf(svg, sizeof(svg), OUT "/%s.svg", setting->name);
+	draw_chart(svg);
+	printf("%s has all figures, %s the ratios\n", json, svg);
 	return bad;
 }

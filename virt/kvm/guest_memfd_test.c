@@ -26,6 +26,7 @@
 #include <linux/uaccess.h>
 
 #include "gmem_internal.h"
+#include "kvm_mm.h"
 
 #define ZERO		KVM_SET_MEMORY_ATTRIBUTES2_ZERO
 #define PRESERVE	KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE
@@ -37,7 +38,7 @@
 
 /* Of the large folios in the suite that has them, a quarter of the file. */
 #define LARGE_ORDER	2
-#define LARGE		(1 << LARGE_ORDER)
+#define LARGE		BIT(LARGE_ORDER)
 
 enum double_hook {
 	HOOK_NONE,
@@ -82,6 +83,11 @@ static struct gmem_double {
 	/* The indices that faults were last kept from. */
 	pgoff_t kept_start;
 	pgoff_t kept_end;
+
+	/* A guest fault that has its pfn, but mmu_lock not yet; 0 if there is none. */
+	gfn_t fault_gfn;
+	unsigned long fault_seq;
+	int nr_refused;
 } *dbl;
 
 static int double_record(enum double_hook hook, pgoff_t start, pgoff_t end)
@@ -101,6 +107,18 @@ static int double_record(enum double_hook hook, pgoff_t start, pgoff_t end)
 static bool double_is_private(pgoff_t index)
 {
 	return gmem_state_test(&GMEM_I(dbl->f->inode)->state, index);
+}
+
+/* Would the fault now install its mapping?  It must not before all is over. */
+static void double_go_on_with_fault(struct kvm *kvm)
+{
+	if (!dbl->fault_gfn)
+		return;
+
+	KVM_MMU_LOCK(kvm);
+	if (mmu_invalidate_retry_gfn(kvm, dbl->fault_seq, dbl->fault_gfn))
+		dbl->nr_refused++;
+	KVM_MMU_UNLOCK(kvm);
 }
 
 static void double_content(struct kvm *kvm, bool to_private,
@@ -160,6 +178,7 @@ static bool double_make_shared(kvm_pfn_t pfn, int order)
 	/* Faults are kept out, if there can be any, and the state is the old one. */
 	KUNIT_EXPECT_EQ(dbl->test, dbl->kvm->mmu_invalidate_in_progress, dbl->is_bound);
 	KUNIT_EXPECT_TRUE(dbl->test, double_is_private(folio->index));
+	double_go_on_with_fault(dbl->kvm);
 
 	return !double_record(MAKE_SHARED, folio->index, folio->index + (1 << order));
 }
@@ -177,6 +196,7 @@ static void double_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 				 struct kvm_gfn_range *range)
 {
 	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	double_go_on_with_fault(kvm);
 
 	double_record(RELEASE, kvm_gmem_index(slot, range->start),
 		      kvm_gmem_index(slot, range->end));
@@ -1025,6 +1045,50 @@ static int mapping_order(gfn_t gfn)
 	return order;
 }
 
+/* A fault on @gfn as far as it gets before it needs mmu_lock. */
+static void begin_fault(struct kunit *test, gfn_t gfn)
+{
+	dbl->fault_seq = dbl->kvm->mmu_invalidate_seq;
+	smp_rmb();
+	KUNIT_EXPECT_EQ(test, mapping_order(gfn), LARGE_ORDER);
+	dbl->fault_gfn = gfn;
+	dbl->nr_refused = 0;
+}
+
+/*
+ * The fault of a neighbour has found a large folio; while it waits for mmu_lock a
+ * page of the folio changes sides, or leaves.  A large mapping of the neighbour
+ * would show it as it was.
+ */
+static void gmem_large_late_fault(struct kunit *test)
+{
+	const gfn_t gfns[] = { BASE_GFN + 4, BASE_GFN + 6, BASE_GFN + 7 };
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(gfns); i++) {
+		KUNIT_ASSERT_EQ(test, convert(4, 8, true, DISCARD), 0);
+		begin_fault(test, gfns[i]);
+		KUNIT_ASSERT_EQ(test, convert(5, 6, false, PRESERVE), 0);
+		KUNIT_EXPECT_EQ(test, dbl->nr_refused, 1);
+		dbl->fault_gfn = 0;
+
+		KUNIT_ASSERT_EQ(test, convert(4, 8, true, DISCARD), 0);
+		begin_fault(test, gfns[i]);
+		KUNIT_ASSERT_EQ(test, punch(5, 6), 0);
+		KUNIT_EXPECT_EQ(test, dbl->nr_refused, 1);
+		dbl->fault_gfn = 0;
+		start_here();
+	}
+
+	/* A fault beyond the reach of any mapping goes on. */
+	KUNIT_ASSERT_EQ(test, convert(4, 8, true, DISCARD), 0);
+	fill(4, 0x44);
+	begin_fault(test, BASE_GFN + 8);
+	KUNIT_ASSERT_EQ(test, punch(5, 6), 0);
+	KUNIT_EXPECT_EQ(test, dbl->nr_refused, 0);
+	dbl->fault_gfn = 0;
+}
+
 /* The order follows folio, slot and alignment. */
 static void gmem_large_mapping(struct kunit *test)
 {
@@ -1334,6 +1398,7 @@ static struct kunit_case gmem_large_cases[] = {
 	KUNIT_CASE(gmem_large_convert),
 	KUNIT_CASE(gmem_large_held),
 	KUNIT_CASE(gmem_large_widened),
+	KUNIT_CASE(gmem_large_late_fault),
 	KUNIT_CASE(gmem_large_mapping),
 	KUNIT_CASE(gmem_large_replace),
 	KUNIT_CASE(gmem_large_replace_default),

@@ -93,6 +93,7 @@ static struct {
 };
 
 static bool has_inplace;
+static bool has_huge;
 
 /* ---- The clock ---- */
 
@@ -874,7 +875,15 @@ struct kind {
 static const struct kind kinds[] = {
 	{ "two", "two backings", false, 0 },
 	{ "inplace", "in place", true, GUEST_MEMFD_FLAG_MMAP },
+	{ "huge", "in place, huge", true, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_HUGE },
 };
+
+static bool has_kind(const struct kind *k)
+{
+	if (k->flags & GUEST_MEMFD_FLAG_HUGE)
+		return has_huge;
+	return !k->inplace || has_inplace;
+}
 
 /* The row of the kind that every kernel has, which does the same job. */
 static const char *against(const struct kind *k, const char *what)
@@ -992,7 +1001,7 @@ static void file_group(void)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (kinds[i].inplace && !has_inplace)
+		if (!has_kind(&kinds[i]))
 			continue;
 		life_rows(&kinds[i]);
 		cold_rows(&kinds[i]);
@@ -1040,16 +1049,18 @@ static void change(struct bench *b, u64 size, u64 attrs, u64 flags)
 		change_two_backings(b, size, attrs);
 }
 
-static void convert_rows(struct bench *b, u64 size, const struct content *c)
+static void convert_rows(struct bench *b, u64 size, const struct kind *k,
+			 const struct content *c)
 {
 	u64 rounds = min(max(args.touch / size / 4, 2ul), 64ul), i;
 	static struct samples private, shared;
 	const char *bytes = size_name(size);
-	const char *how = c ? c->id : "two backings";
-	const char *id = c ? name("inplace-%s", c->id) : "two";
+	const char *id = c ? name("%s-%s", k->id, c->id) : k->id;
 	u64 flags = c ? c->flags : 0;
 	u64 zeroed = !c || c->zeroes ? size : 0;
+	char how[64];
 
+	snprintf(how, sizeof(how), "%s%s%s", k->label, c ? ", " : "", c ? c->id : "");
 	at("convert %s, %s", bytes, how);
 	for (i = 0; i <= rounds; i++) {
 		u64 to_private = TICKS(change(b, size, PRIVATE, flags));
@@ -1069,7 +1080,31 @@ static void convert_rows(struct bench *b, u64 size, const struct content *c)
 	    "%s to shared, %s", bytes, how);
 }
 
-static void convert_sizes(struct bench *b, const struct content *c)
+/*
+ * Each size has a file of its own: what the conversion of a page leaves of large
+ * folios must not be what the conversion of more begins with.
+ */
+static void convert_size(const struct kind *k, const struct content *c, u64 size)
+{
+	struct bench b;
+
+	new_guest(&b, KVM_X86_SW_PROTECTED_VM, CONVERT_AT + args.touch);
+	if (k->inplace)
+		open_inplace(&b, CONVERT_AT + args.touch,
+			     k->flags | GUEST_MEMFD_FLAG_INIT_SHARED);
+	else
+		open_two_backings(&b, CONVERT_AT + args.touch);
+	bind_slot(&b);
+
+	if (k->inplace)
+		convert(&b, 0, PAGE_SIZE, PRIVATE, 0);
+	else
+		set_attrs(&b, 0, PAGE_SIZE, PRIVATE);
+	convert_rows(&b, size, k, c);
+	close_bench(&b);
+}
+
+static void convert_sizes(const struct kind *k, const struct content *c)
 {
 	const u64 sizes[] = { PAGE_SIZE, SZ_2M, args.touch };
 	int i;
@@ -1077,33 +1112,22 @@ static void convert_sizes(struct bench *b, const struct content *c)
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		if (i && sizes[i] <= sizes[i - 1])
 			continue;
-		convert_rows(b, sizes[i], c);
+		convert_size(k, c, sizes[i]);
 	}
 }
 
 static void convert_group(void)
 {
-	const u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-	const u64 size = CONVERT_AT + args.touch;
-	struct bench b;
-	int i;
+	int i, j;
 
-	new_guest(&b, KVM_X86_SW_PROTECTED_VM, size);
-	open_two_backings(&b, size);
-	bind_slot(&b);
-	set_attrs(&b, 0, PAGE_SIZE, PRIVATE);
-	convert_sizes(&b, NULL);
-	close_bench(&b);
-	if (!has_inplace)
-		return;
-
-	new_guest(&b, KVM_X86_SW_PROTECTED_VM, size);
-	open_inplace(&b, size, flags);
-	bind_slot(&b);
-	convert(&b, 0, PAGE_SIZE, PRIVATE, 0);
-	for (i = 0; i < ARRAY_SIZE(contents); i++)
-		convert_sizes(&b, &contents[i]);
-	close_bench(&b);
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (!has_kind(&kinds[i]))
+			continue;
+		if (!kinds[i].inplace)
+			convert_sizes(&kinds[i], NULL);
+		for (j = 0; kinds[i].inplace && j < ARRAY_SIZE(contents); j++)
+			convert_sizes(&kinds[i], &contents[j]);
+	}
 }
 
 /* ---- Which groups, how large ---- */
@@ -1226,6 +1250,7 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM));
 	has_inplace = kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) & PRIVATE;
+	has_huge = kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGE;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	uname(&uts);

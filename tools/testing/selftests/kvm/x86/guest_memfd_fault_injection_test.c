@@ -622,4 +622,58 @@ SWEEP_TEST(punch_large)
 	sweep(&path, &c);
 }
 
+/* ---- All allocations fail ---- */
+
+/* Those from the slab, of this thread; to open a file would be one of them. */
+static void fail_all(bool on)
+{
+	static int fd = -1;
+
+	if (on) {
+		TEST_ASSERT(!gmem_write_file(DEBUGFS "failslab/task-filter", "Y") &&
+			    !gmem_write_file(DEBUGFS "failslab/times", "-1") &&
+			    !gmem_write_file(DEBUGFS "failslab/probability", "100"),
+			    "failslab can't be set up");
+		fd = open("/proc/self/make-it-fail", O_WRONLY);
+	}
+
+	TEST_ASSERT(pwrite(fd, on ? "1" : "0", 1, 0) == 1, "make-it-fail, errno %d", errno);
+	if (!on) {
+		gmem_write_file(DEBUGFS "failslab/probability", "0");
+		close(fd);
+	}
+}
+
+/*
+ * A single failure doesn't fail a split, which has two ways to do it.  The map has
+ * pages of both states before, hence needs no memory of its own.
+ */
+SWEEP_TEST(split_fails)
+{
+	const u64 last = SZ_2M / PAGE_SIZE + 1;
+	struct context c = {
+		.vcpu = vcpu,
+		.attributes = GMEM_PRIVATE,
+		.nr = COUNT,
+	};
+	int punch_error, convert_error;
+
+	gmem_new(&c.g, vcpu->vm, last + 1, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
+	gmem_to_private(&c.g, last, 1, 0);
+	gmem_guest_fill(vcpu, &c.g, 0, NR, VAL);
+
+	fail_all(true);
+	punch_error = punch_call(&c);
+	convert_error = convert_call(&c);
+	fail_all(false);
+
+	TEST_ASSERT(punch_error == ENOMEM, "Hole: %s", strerror(punch_error));
+	TEST_ASSERT(convert_error == ENOMEM, "Conversion: %s", strerror(convert_error));
+	state_unchanged(&c);
+	TEST_ASSERT_EQ(convert_call(&c), 0);
+	assert_part(&c.g, true);
+	gmem_guest_check_fill(vcpu, &c.g, 0, NR, VAL);
+	gmem_destroy(&c.g);
+}
+
 TEST_HARNESS_MAIN

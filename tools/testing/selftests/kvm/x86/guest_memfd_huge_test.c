@@ -215,8 +215,8 @@ HUGE_TEST(numa_policy)
 	const unsigned long node0 = 1, maxnode = 8 * sizeof(node0);
 	struct gmem g;
 
-	if (mbind(NULL, 0, MPOL_DEFAULT, NULL, 0, 0) && errno == ENOSYS)
-		SKIP(return, "No mbind()");
+	if (access("/sys/devices/system/node", F_OK))
+		SKIP(return, "No NUMA policies");
 
 	gmem_new(&g, self->vm, NR_FILE, SHARED_HUGE);
 	kvm_mbind(g.mem + MID * PAGE_SIZE, PAGE_SIZE, MPOL_BIND, &node0, maxnode, 0);

@@ -321,7 +321,9 @@ MAPPED_TEST(large_held_page)
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
 	hold_by_pipe(pipes, g.mem);
 	poison_mapped(g.mem + page * PAGE_SIZE);
-	expect_guest_poison(vcpu, &g, page);
+	gmem_guest_check_fill(vcpu, &g, 0, page, VAL);
+	gmem_guest_check_fill(vcpu, &g, page + 1, NR - page - 1, VAL + page + 1);
+	TEST_ASSERT_EQ(gmem_pre_fault(vcpu, g.gpa + page * PAGE_SIZE, 1), EHWPOISON);
 
 	/* "Skipped by content", and then split off after all. */
 	gmem_to_shared(&g, 0, NR_LARGE, GMEM_ZERO);
