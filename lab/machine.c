@@ -52,7 +52,9 @@ const struct platform platforms[NR_PLATFORMS] = {
  * The QEMU command.  Without @words: for the runner, with the verdict port and
  * the console in a file.  With @words (for the kernel command line): on this
  * terminal; with @console the kernel's messages go to that file, and the
- * terminal is the second serial port, or, where there is but one, hvc0.
+ * terminal is the second serial port, or, where there is but one, hvc0.  There a
+ * clock that counts instructions keeps a slow machine from spending its time on the
+ * timers of a guest in a guest.
  */
 void qemu_command(const struct platform *p, const char *words, const char *initrd,
 		  const char *console, char *buf, size_t size)
@@ -72,6 +74,7 @@ void qemu_command(const struct platform *p, const char *words, const char *initr
 			 console);
 	else if (console)
 		snprintf(serial, sizeof(serial),
+			 "-smp 1 -icount shift=0,sleep=off "
 			 "-serial file:%s -chardev stdio,id=terminal "
 			 "-device virtio-serial-pci -device virtconsole,chardev=terminal",
 			 console);

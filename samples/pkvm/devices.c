@@ -15,7 +15,12 @@
 
 #include "virtio.h"
 
-#define SECTOR		512
+#define SECTOR		512ul
+/*
+ * The disk is padded to whole pages of any guest: Linux without buffer heads cannot
+ * read a page that is not on the disk to its end.
+ */
+#define DISK_ALIGN	(64 * KIB)
 
 #define FEATURES	(BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_F_ACCESS_PLATFORM))
 
@@ -33,7 +38,7 @@ static void add(struct vm *vm, struct virtio *dev)
 	vm->devices[vm->nr_devices++] = dev;
 }
 
-/* The last sector is padded with zeros. */
+/* Past the end of the file there are zeros. */
 static bool read_disk(const struct disk *disk, void *to, size_t size, off_t offset)
 {
 	ssize_t n;
@@ -99,7 +104,8 @@ void add_disk(struct vm *vm, const char *path)
 	disk->fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (disk->fd < 0 || fstat(disk->fd, &st))
 		err(2, "%s", path);
-	disk->config.capacity = (st.st_size + SECTOR - 1) / SECTOR;
+	disk->config.capacity = (st.st_size + DISK_ALIGN - 1) / DISK_ALIGN *
+				(DISK_ALIGN / SECTOR);
 	disk->dev.id = VIRTIO_ID_BLOCK;
 	disk->dev.features = FEATURES | BIT_ULL(VIRTIO_BLK_F_RO);
 	disk->dev.config = &disk->config;

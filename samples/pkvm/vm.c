@@ -292,14 +292,14 @@ static void on_hypercall(struct vm *vm, struct kvm_run *run)
 	if (gpa < RAM_BASE || gpa - RAM_BASE >= vm->ram_size ||
 	    size > vm->ram_size - (gpa - RAM_BASE) || gpa % PAGE_SIZE || size % PAGE_SIZE)
 		return;
+	if (vm->batch.end != gpa || vm->batch.private != private)
+		tell_batch(vm);
 	if (convert(vm, gpa, size, private))
 		return;
 	if (private)
 		vm->counters.unshared += size / PAGE_SIZE;
 	else
 		vm->counters.shared += size / PAGE_SIZE;
-	if (vm->batch.end != gpa || vm->batch.private != private)
-		tell_batch(vm);
 	if (!vm->batch.end)
 		vm->batch.start = gpa;
 	vm->batch.end = gpa + size;

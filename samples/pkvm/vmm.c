@@ -162,7 +162,7 @@ static size_t check_memory(const struct vm *vm)
 	size_t pages = vm->mode == MODE_IN_PLACE ? pages_in_file(vm->gmem) :
 		       proc_sum("/proc/self/status", "RssAnon:") * KIB / PAGE_SIZE;
 
-	say(vm, "VMM: the guest has %s pages in memory; of the VMM %s KiB are resident, %s KiB locked",
+	say(vm, "VMM: the guest has %s pages in memory; the VMM: %s KiB resident, %s KiB locked",
 	    num(pages), num(proc_sum("/proc/self/status", "VmRSS:")), num(locked));
 	if (vm->mode == MODE_IN_PLACE && locked)
 		wrong("no memory should be locked");

@@ -1561,7 +1561,7 @@ SETUP_TEST(killed)
 	pid_t pid;
 	u32 i;
 
-	for (round = 0; round < GMEM_LOOPS(4); round++) {
+	for (round = 0; round < GMEM_LOOPS(3); round++) {
 		memset(turns, 0, PAGE_SIZE);
 		pid = fork();
 		TEST_ASSERT(pid >= 0, "fork() failed");
