@@ -37,7 +37,7 @@ const struct platform platforms[NR_PLATFORMS] = {
 	{ "x86", "x86", "x86", QEMU_X86(""), "arch/x86/boot/bzImage",
 	  "ttyS", CMDLINE "numa=fake=2", "kvm_amd", 1 },
 	{ "x86-debug", "x86", "x86-debug", QEMU_X86(",la57=off"), "arch/x86/boot/bzImage",
-	  "ttyS", CMDLINE "numa=fake=2 GMEM_SCALE=20", "kvm_amd", 5 },
+	  "ttyS", CMDLINE "numa=fake=2 GMEM_SCALE=10", "kvm_amd", 5 },
 	{ "arm64", "arm64", "arm64", QEMU_ARM64, "arch/arm64/boot/Image",
 	  "ttyAMA", CMDLINE "kvm-arm.mode=nvhe", "Hyp nVHE mode initialized",
 	  1 },
