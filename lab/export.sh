@@ -14,7 +14,7 @@ trap 'rm -rf "$tmp"' EXIT
 g="git -C $tree"
 
 # What build/linux was not made of is overwritten: git must have it.
-if [ "$out" = . ] && [ "$(cat $tree/.git/lab-key)" != "$(project_key .)" ]; then
+if [ "$out" = . ] && [ "$(cat $tree/.git/lab-key 2>/dev/null)" != "$(project_key .)" ]; then
 	mine=$(git status --porcelain -- MAINTAINERS patches $(own_candidates .) | cut -c4-)
 	[ -z "$mine" ] || fail "build/linux does not have these changes of yours; 'make tree' brings them there, or commit them first:" $mine
 fi

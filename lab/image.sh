@@ -15,7 +15,8 @@ mkdir -p "$family/stripped"
 
 put() {	# put FILE TO: a program, stripped
 	s=$family/stripped/${1##*/}
-	[ "$s" -nt "$1" ] || "${cross}strip" -o "$s" "$1"
+	# Whole or not at all: a build ahead may be stopped anywhere.
+	[ "$s" -nt "$1" ] || { "${cross}strip" -o "$s.new" "$1" && mv "$s.new" "$s"; }
 	echo "file $2 $s 0755 0 0"
 }
 

@@ -47,6 +47,8 @@ struct kvm_gmem_ops {
 	 * The order of the large folios of files with GUEST_MEMFD_FLAG_HUGE, and of
 	 * the guest's large mappings; at most that of a PMD, see folio_split().  0 if
 	 * the VM type has none, GUEST_MEMFD_FLAG_HUGE isn't in create_flags then.
+	 * Not to be had together with ->reclaim_range(), which may fail where a
+	 * conversion that drops small folios no longer can.
 	 */
 	unsigned int max_order;
 

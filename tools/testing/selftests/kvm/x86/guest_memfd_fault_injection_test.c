@@ -312,15 +312,14 @@ static void converted(struct context *c)
 	gmem_destroy(&c->g);
 }
 
-/* Invariant 3 where a map of one state becomes one of two. */
-SWEEP_TEST(convert_uniform)
+/* Every allocation of a conversion of a part, in each direction, for each content. */
+static void sweep_contents(struct kvm_vcpu *vcpu, const char *name, bool large)
 {
 	static const u64 flags[] = { GMEM_PRESERVE, GMEM_ZERO, GMEM_DISCARD };
-	static const struct path path = {
-		"convert, uniform", bound_file_in_one_state, convert_call,
-		state_unchanged, converted,
+	const struct path path = {
+		name, bound_file_in_one_state, convert_call, state_unchanged, converted,
 	};
-	struct context c = { .vcpu = vcpu, .nr = COUNT };
+	struct context c = { .vcpu = vcpu, .nr = COUNT, .large = large };
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
@@ -332,24 +331,16 @@ SWEEP_TEST(convert_uniform)
 	}
 }
 
+/* Invariant 3 where a map of one state becomes one of two. */
+SWEEP_TEST(convert_uniform)
+{
+	sweep_contents(vcpu, "convert, uniform", false);
+}
+
 /* A large page is split, or stays whole. */
 SWEEP_TEST(convert_large)
 {
-	static const u64 flags[] = { GMEM_PRESERVE, GMEM_ZERO, GMEM_DISCARD };
-	static const struct path path = {
-		"convert, large", bound_file_in_one_state, convert_call,
-		state_unchanged, converted,
-	};
-	struct context c = { .vcpu = vcpu, .nr = COUNT, .large = true };
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(flags); i++) {
-		c.flags = flags[i];
-		c.attributes = GMEM_PRIVATE;
-		sweep(&path, &c);
-		c.attributes = GMEM_SHARED;
-		sweep(&path, &c);
-	}
+	sweep_contents(vcpu, "convert, large", true);
 }
 
 static void bound_file_in_stripes(struct context *c)

@@ -641,6 +641,10 @@ static void *neighbour_thread(void *arg)
  * neighbours in.  If that fault could bring back the large mapping, the other vCPU
  * would go on seeing the old page.  The slot has no address of a user: the MMU
  * notifier would zap the guest in KVM's stead.
+ *
+ * The window is a few instructions, and an emulator that runs one CPU at a time
+ * hardly ever hits it; gmem_large_widened and gmem_large_late_fault of KUnit don't
+ * depend on luck.
  */
 HUGE_TEST(stale_mapping)
 {
