@@ -114,7 +114,7 @@ tree: base
 	lab/tree.sh $(if $(DISCARD),discard)
 
 $(tools)/runner: lab/machine.c lab/tests.c lab/port.c lab/runner.h lab/port.h
-$(tools)/bench: lab/chart.c lab/port.c lab/chart.h lab/port.h
+$(tools)/bench: lab/chart.c lab/port.c lab/report.c lab/targets.c lab/bench.h lab/chart.h lab/port.h
 $(tools)/%: lab/%.c | packages
 	@mkdir -p $(@D) build/logs
 	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $(filter %.c,$^) -lm

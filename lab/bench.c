@@ -20,8 +20,8 @@
  * the project, by make; PID 1 and its protocol are the lab's (lab/init.c), the
  * lines of the program are told in guest_memfd_bench.c of the selftests.
  *
- * Prints a table; the same and more goes to build/bench/MACHINE.json, and a chart
- * of the ratios to build/bench/MACHINE.svg.
+ * Prints a table, and what has become of the targets; the same and more goes to
+ * build/bench/MACHINE.json, and a chart of ratios to build/bench/MACHINE.svg.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -37,21 +37,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "chart.h"
+#include "bench.h"
 #include "port.h"
 
 #define LOGS		"build/logs/bench"
 #define OUT		"build/bench"
-#define MAX_ROWS	512
 
 /* The longest call of the base is over in two minutes on a slow host. */
 #define SILENCE_MS	(30 * 60 * 1000LL)
 
 /* In the machine's time, hence in instructions: never reached. */
 #define PROGRAM_SECONDS	1000000
-
-/* Slower by more than this is worth a mark. */
-#define TOLERANCE	1.03
 
 #define CMDLINE								\
 	"panic=-1 printk.devkmsg=on kunit.autorun=0 no_hash_pointers "
@@ -75,49 +71,18 @@ static const struct setting {
 };
 static const struct setting *setting = &settings[0];
 
-enum { BASE, OURS, NR_KERNELS };
-
-struct kernel {
-	const char *name;
-	const char *dir;
-	const char *image;	/* asked for */
-	bool	wanted;
-	bool	failed;
-	char	why[256];	/* it failed */
-	char	release[128];
-	char	clock[128];
-	char	unit[16];
-	char	group[96];
-	int	nr_rows;
-	long	seconds;
-};
-
-struct figure {
-	bool	there;
-	unsigned long long value, min, max, factor, samples, zeroed;
-};
-
-struct row {
-	char	id[64];
-	char	unit[16];
-	char	against[64];	/* the base's row that does the same job, or "-" */
-	char	label[128];
-	char	group[96];	/* its title */
-	struct figure fig[NR_KERNELS];
-};
-
-static struct kernel kernels[NR_KERNELS] = {
+struct kernel kernels[NR_KERNELS] = {
 	{ .name = "base", .dir = "build/base", .wanted = true },
 	{ .name = "ours", .dir = "build", .wanted = true },
 };
 
-static struct row rows[MAX_ROWS];
-static int nr_rows;
+struct row rows[MAX_ROWS];
+int nr_rows;
 static const char *initrd;
 static char arguments[256];
 
 /* Instructions that zero a page, as the program found. */
-static unsigned long long zero_page;
+unsigned long long zero_page;
 
 /* ---- The machine ---- */
 
@@ -198,7 +163,7 @@ static char *get_line(struct machine *m, char *line, size_t size)
 
 /* ---- What the program says ---- */
 
-static struct row *find_row(const char *id)
+struct row *find_row(const char *id)
 {
 	int i;
 
@@ -307,222 +272,6 @@ static void run(struct kernel *k)
 		printf("%s: %d rows in %ld s\n", k->name, k->nr_rows, k->seconds);
 }
 
-/* ---- The table ---- */
-
-/* The base's figure for @r: its own, or that of the row which does the same job. */
-static const struct figure *base_figure(const struct row *r)
-{
-	const struct row *other = find_row(r->against);
-
-	if (r->fig[BASE].there || !other)
-		return &r->fig[BASE];
-	return &other->fig[BASE];
-}
-
-/* 1234567 as "1,234,567" */
-static const char *grouped(char *buf, size_t size, unsigned long long v)
-{
-	char digits[32];
-	int i, n = snprintf(digits, sizeof(digits), "%llu", v);
-	size_t at = 0;
-
-	for (i = 0; i < n && at + 2 < size; i++) {
-		buf[at++] = digits[i];
-		if ((n - i - 1) % 3 == 0 && i + 1 < n)
-			buf[at++] = ',';
-	}
-	buf[at] = '\0';
-	return buf;
-}
-
-/* What the table has of a figure: in brackets if of another row, "*" if multiplied. */
-static void cell(char *buf, size_t size, const struct row *r, const struct figure *f,
-		 bool other)
-{
-	bool bytes = !strcmp(r->unit, "bytes");
-	unsigned long long v = f->value;
-	const char *unit = "";
-	char number[48];
-
-	if (!f->there) {
-		snprintf(buf, size, "n/a");
-		return;
-	}
-	if (bytes && v >= 1024) {
-		v = (v + 512) / 1024;
-		unit = " KiB";
-	} else if (!bytes && v >= 1000000000) {
-		v = (v + 500000) / 1000000;
-		unit = " M";
-	}
-	if (!bytes && !*unit && v >= 10000000)
-		snprintf(number, sizeof(number), "%.1f M", v / 1e6);
-	else
-		grouped(number, sizeof(number), v);
-	snprintf(buf, size, "%s%s%s%s%s", other ? "(" : "", number, unit,
-		 other ? ")" : "", f->factor > 1 ? "*" : "");
-}
-
-static double ratio(const struct row *r, bool zeroing)
-{
-	const struct figure *b = base_figure(r), *o = &r->fig[OURS];
-	double base = b->value, ours = o->value;
-
-	if (!b->there || !o->there)
-		return 0;
-	if (!zeroing) {
-		base -= (double)b->zeroed * b->factor * zero_page;
-		ours -= (double)o->zeroed * o->factor * zero_page;
-	}
-	return ours > 0 && base > 0 ? base / ours : 0;
-}
-
-static void ratio_cell(char *buf, size_t size, double r)
-{
-	if (!r)
-		snprintf(buf, size, "-");
-	else if (r >= 1000)
-		grouped(buf, size, (unsigned long long)(r + 0.5));
-	else
-		snprintf(buf, size, r >= 100 ? "%.0f" : r >= 10 ? "%.1f" : "%.2f", r);
-}
-
-static bool is_slower(const struct row *r)
-{
-	double all = ratio(r, true);
-
-	return all && all * TOLERANCE < 1;
-}
-
-static void print_row(const struct row *r)
-{
-	const struct figure *b = base_figure(r);
-	char base[64], ours[64], all[32], rest[32] = "";
-
-	cell(base, sizeof(base), r, b, b != &r->fig[BASE]);
-	cell(ours, sizeof(ours), r, &r->fig[OURS], false);
-	ratio_cell(all, sizeof(all), ratio(r, true));
-	if (b->zeroed || r->fig[OURS].zeroed)
-		ratio_cell(rest, sizeof(rest), ratio(r, false));
-	printf("  %-52s %15s %15s %10s%s %10s\n", r->label, base, ours, all,
-	       is_slower(r) ? "!" : " ", rest);
-}
-
-static void print_table(void)
-{
-	int i, slower = 0;
-
-	printf("\n%-54s %15s %15s %10s  %10s\n", "operation", "base", "ours", "ratio",
-	       "no zeroing");
-	for (i = 0; i < nr_rows; i++) {
-		if (i && strcmp(rows[i].group, rows[i - 1].group))
-			printf("\n%s\n", rows[i].group);
-		print_row(&rows[i]);
-		slower += is_slower(&rows[i]);
-	}
-	printf("\nInstructions, unless a unit is given; whole calls as user space sees them.\n"
-	       "ratio: base / ours.  * measured on less, and multiplied.  ( ) the base's way of\n"
-	       "doing what the row does.  n/a: this kernel has no such thing.\n");
-	if (zero_page)
-		printf("no zeroing: without the %llu instructions that zero a page.\n", zero_page);
-	if (slower)
-		printf("! %d slower than the base by more than 3 %%\n", slower);
-}
-
-/* ---- JSON ---- */
-
-static void put_string(FILE *f, const char *key, const char *text)
-{
-	fprintf(f, "\"%s\": \"", key);
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			fputc('\\', f);
-		fputc((unsigned char)*text < ' ' ? ' ' : *text, f);
-	}
-	fputc('"', f);
-}
-
-static void put_figure(FILE *f, const char *key, const struct figure *fig)
-{
-	if (!fig->there) {
-		fprintf(f, "\"%s\": null", key);
-		return;
-	}
-	fprintf(f, "\"%s\": {\"value\": %llu, \"min\": %llu, \"max\": %llu, "
-		"\"samples\": %llu, \"factor\": %llu, \"zeroed\": %llu}",
-		key, fig->value, fig->min, fig->max, fig->samples, fig->factor,
-		fig->zeroed);
-}
-
-static void put_row(FILE *f, const struct row *r)
-{
-	fprintf(f, "    {");
-	put_string(f, "id", r->id);
-	fprintf(f, ", ");
-	put_string(f, "label", r->label);
-	fprintf(f, ", ");
-	put_string(f, "group", r->group);
-	fprintf(f, ",\n     ");
-	put_string(f, "unit", r->unit);
-	fprintf(f, ", ");
-	put_string(f, "against", strcmp(r->against, "-") ? r->against : r->id);
-	fprintf(f, ",\n     ");
-	put_figure(f, "base", &r->fig[BASE]);
-	fprintf(f, ",\n     ");
-	put_figure(f, "ours", &r->fig[OURS]);
-	fprintf(f, ",\n     \"ratio\": %.4f, \"ratio_without_zeroing\": %.4f}",
-		ratio(r, true), ratio(r, false));
-}
-
-static void write_json(const char *path)
-{
-	FILE *f = fopen(path, "w");
-	int i;
-
-	if (!f)
-		die("%s: %s", path, strerror(errno));
-	fprintf(f, "{\n  \"format\": 1,\n  ");
-	put_string(f, "machine", setting->qemu);
-	fprintf(f, ",\n  ");
-	put_string(f, "arguments", arguments);
-	fprintf(f, ",\n  \"zero_page\": %llu,\n", zero_page);
-	for (i = 0; i < NR_KERNELS; i++) {
-		fprintf(f, "  \"%s\": {", kernels[i].name);
-		put_string(f, "kernel", kernels[i].release);
-		fprintf(f, ", ");
-		put_string(f, "clock", kernels[i].clock);
-		fprintf(f, ", \"complete\": %s, \"seconds\": %ld},\n",
-			kernels[i].wanted && !kernels[i].failed ? "true" : "false",
-			kernels[i].seconds);
-	}
-	fprintf(f, "  \"rows\": [\n");
-	for (i = 0; i < nr_rows; i++) {
-		put_row(f, &rows[i]);
-		fprintf(f, "%s\n", i + 1 < nr_rows ? "," : "");
-	}
-	fprintf(f, "  ]\n}\n");
-	if (fclose(f))
-		die("%s: %s", path, strerror(errno));
-}
-
-/* ---- The chart ---- */
-
-/* All rows that can be compared, outside of zeroing where it is part of both. */
-static void draw_chart(const char *path)
-{
-	static struct bar bars[MAX_ROWS];
-	int i, n = 0;
-	double r;
-
-	for (i = 0; i < nr_rows; i++) {
-		r = ratio(&rows[i], rows[i].fig[OURS].zeroed == 0);
-		if (r)
-			bars[n++] = (struct bar) { rows[i].label, r };
-	}
-	if (n && write_chart(path, "Times fewer instructions than the base, without those that zero pages", bars, n))
-		die("%s: %s", path, strerror(errno));
-}
-
 /* ---- The command line ---- */
 
 static void add_argument(const char *option, const char *value)
@@ -562,6 +311,8 @@ static bool set_option(int c)
 		return set_machine(optarg);
 	case 'q':
 		add_argument("-b", "3000");
+		add_argument("-m", "64M");
+		add_argument("-g", "1G");
 		return true;
 	case 'o':
 		add_argument("-o", optarg);
@@ -604,8 +355,9 @@ int main(int argc, char **argv)
 		bad |= kernels[i].failed;
 	}
 	print_table();
+	print_targets();
 	snprintf(json, sizeof(json), OUT "/%s.json", setting->name);
-	write_json(json);
+	write_json(json, setting->qemu, arguments);
 	snprintf(svg, sizeof(svg), OUT "/%s.svg", setting->name);
 	draw_chart(svg);
 	printf("%s has all figures, %s the ratios\n", json, svg);

@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The benchmark's chart: how many times fewer instructions than the base, one
- * bar a row, on a logarithmic scale.  SVG that needs no font and no style sheet
- * of its own, and is readable on light and dark backgrounds.
+ * The benchmark's chart: how many times better than the base, one bar a row, on a
+ * logarithmic scale.  SVG that needs no font and no style sheet of its own, in
+ * colours that can be read on light and dark backgrounds.
  */
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "chart.h"
 
-#define LEFT	400	/* of the bars: labels are on their left */
-#define RIGHT	760
-#define TOP	44
-#define PITCH	20
+#define LEFT	410	/* of the bars: labels are on their left */
+#define RIGHT	800
+#define WIDTH	860
+#define TOP	84
+#define PITCH	17
+
+#define GREY	"#7c7c7c"
+#define BETTER	"#3a87c8"
+#define WORSE	"#d9534f"
 
 struct scale {
 	double low, high;	/* powers of ten */
@@ -25,9 +32,9 @@ static double x_of(const struct scale *s, double ratio)
 	return LEFT + at * (RIGHT - LEFT);
 }
 
-static void put_text(FILE *f, double x, double y, const char *anchor, const char *text)
+static void put_text(FILE *f, double x, double y, const char *style, const char *text)
 {
-	fprintf(f, "<text x=\"%.0f\" y=\"%.0f\" text-anchor=\"%s\">", x, y, anchor);
+	fprintf(f, "<text x=\"%.0f\" y=\"%.0f\" %s>", x, y, style);
 	for (; *text; text++) {
 		if (*text == '<')
 			fputs("&lt;", f);
@@ -39,13 +46,14 @@ static void put_text(FILE *f, double x, double y, const char *anchor, const char
 	fputs("</text>\n", f);
 }
 
+/* A bar that is a little worse than the base has room to be seen. */
 static struct scale find_scale(const struct bar *bars, int n)
 {
 	struct scale s = { .low = 0, .high = 1 };
 	int i;
 
 	for (i = 0; i < n; i++) {
-		s.low = fmin(s.low, floor(log10(bars[i].ratio)));
+		s.low = fmin(s.low, floor(log10(bars[i].ratio) * 4) / 4);
 		s.high = fmax(s.high, ceil(log10(bars[i].ratio)));
 	}
 	return s;
@@ -53,46 +61,70 @@ static struct scale find_scale(const struct bar *bars, int n)
 
 static void put_grid(FILE *f, const struct scale *s, int height)
 {
+	double at, x;
 	char text[32];
-	double at;
 
-	for (at = s->low; at <= s->high; at++) {
-		double x = x_of(s, pow(10, at));
-
-		fprintf(f, "<line x1=\"%.0f\" x2=\"%.0f\" y1=\"%d\" y2=\"%d\" stroke=\"#888\" stroke-width=\"%s\"/>\n",
-			x, x, TOP - 6, height - 8, at ? "0.3" : "1");
-		snprintf(text, sizeof(text), "%g", pow(10, at));
-		put_text(f, x, TOP - 12, "middle", text);
+	for (at = ceil(s->low); at <= s->high; at++) {
+		x = x_of(s, pow(10, at));
+		fprintf(f, "<path d=\"M%.0f %dV%d\" stroke=\"" GREY "\" stroke-width=\"%s\"/>\n",
+			x, TOP - 12, height - 8, at ? "0.4" : "1.5");
+		snprintf(text, sizeof(text), "%.*f", at < 0, pow(10, at));
+		if (!at)
+			strcpy(text, "base = 1");
+		put_text(f, x, TOP - 18, "text-anchor=\"middle\"", text);
 	}
 }
 
-/* Write the chart of @n bars, at least one.  Returns 0, or -1 and errno. */
-int write_chart(const char *path, const char *title, const struct bar *bars, int n)
+static void put_bar(FILE *f, const struct scale *s, const struct bar *bar, int y)
 {
-	const struct scale s = find_scale(bars, n);
-	int i, height = TOP + n * PITCH + 16;
-	FILE *f = fopen(path, "w");
+	double one = x_of(s, 1), x = x_of(s, bar->ratio);
 	char text[32];
 
+	fprintf(f, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"11\" fill=\"%s\"/>\n",
+		fmin(one, x), y, fmax(fabs(x - one), 1), bar->ratio < 1 ? WORSE : BETTER);
+	put_text(f, LEFT - 8, y + 9, "text-anchor=\"end\"", bar->label);
+	snprintf(text, sizeof(text), bar->ratio >= 100 ? "%.0f" :
+		 bar->ratio >= 10 ? "%.1f" : "%.2f", bar->ratio);
+	put_text(f, fmax(x, one) + 5, y + 9, "text-anchor=\"start\"", text);
+}
+
+static bool begins_group(const struct bar *bars, int i)
+{
+	return !i || strcmp(bars[i].group, bars[i - 1].group);
+}
+
+static void put_header(FILE *f, int height)
+{
+	fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
+		"font-family=\"sans-serif\" font-size=\"12\" fill=\"" GREY "\">\n",
+		WIDTH, height);
+	put_text(f, 8, 20, "font-size=\"16\" font-weight=\"bold\"",
+		 "How many times fewer instructions (or bytes, or exits) than the base");
+	put_text(f, 8, 40, "", "Logarithmic. Right of the line: better than the base. "
+		 "Instructions that zero pages are left out where both kernels zero.");
+}
+
+/* Write the chart of @n bars, at least one.  Returns 0, or -1 and errno. */
+int write_chart(const char *path, const struct bar *bars, int n)
+{
+	const struct scale s = find_scale(bars, n);
+	int i, y = TOP, lines = n;
+	FILE *f;
+
+	for (i = 0; i < n; i++)
+		lines += begins_group(bars, i);
+	f = fopen(path, "w");
 	if (!f)
 		return -1;
 
-	fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" "
-		"font-family=\"sans-serif\" font-size=\"12\" fill=\"#777\">\n",
-		RIGHT + 80, height);
-	put_text(f, 8, 16, "start", title);
-	put_grid(f, &s, height);
-	for (i = 0; i < n; i++) {
-		double one = x_of(&s, 1), x = x_of(&s, bars[i].ratio);
-		int y = TOP + i * PITCH;
-
-		fprintf(f, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"12\" fill=\"%s\"/>\n",
-			fmin(one, x), y, fmax(fabs(x - one), 1),
-			bars[i].ratio < 1 ? "#d9534f" : "#3a87c8");
-		put_text(f, LEFT - 8, y + 10, "end", bars[i].label);
-		snprintf(text, sizeof(text), bars[i].ratio >= 100 ? "%.0f" : "%.2f",
-			 bars[i].ratio);
-		put_text(f, fmax(x, one) + 5, y + 10, "start", text);
+	put_header(f, TOP + lines * PITCH + 16);
+	put_grid(f, &s, TOP + lines * PITCH + 16);
+	for (i = 0; i < n; i++, y += PITCH) {
+		if (begins_group(bars, i)) {
+			put_text(f, 8, y + 9, "font-weight=\"bold\"", bars[i].group);
+			y += PITCH;
+		}
+		put_bar(f, &s, &bars[i], y);
 	}
 	fputs("</svg>\n", f);
 	return fclose(f);

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The benchmark: what was measured (bench.c), and what is made of it. */
+#ifndef LAB_BENCH_H
+#define LAB_BENCH_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#define MAX_ROWS	512
+
+/* Slower by more than this is worth a mark. */
+#define TOLERANCE	1.03
+
+enum { BASE, OURS, NR_KERNELS };
+
+struct kernel {
+	const char *name;
+	const char *dir;
+	const char *image;	/* asked for */
+	bool	wanted;
+	bool	failed;
+	char	why[256];	/* it failed */
+	char	release[128];
+	char	clock[128];
+	char	unit[16];
+	char	group[96];
+	int	nr_rows;
+	long	seconds;
+};
+
+struct figure {
+	bool	there;
+	unsigned long long value, min, max, factor, samples, zeroed;
+};
+
+struct row {
+	char	id[64];
+	char	unit[16];
+	char	against[64];	/* the base's row that does the same job, or "-" */
+	char	label[128];
+	char	group[96];	/* its title */
+	struct figure fig[NR_KERNELS];
+};
+
+extern struct kernel kernels[NR_KERNELS];
+extern struct row rows[MAX_ROWS];
+extern int nr_rows;
+extern unsigned long long zero_page;
+
+struct row *find_row(const char *id);
+
+/* report.c */
+double ratio(const struct row *r, bool zeroing);
+const char *ratio_text(char *buf, size_t size, double r);
+void put_string(FILE *f, const char *key, const char *text);
+void print_table(void);
+void write_json(const char *path, const char *machine, const char *arguments);
+void draw_chart(const char *path);
+
+/* targets.c */
+void print_targets(void);
+void put_targets(FILE *f);
+
+#endif

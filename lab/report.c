@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The benchmark: table, JSON and chart of the rows. */
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bench.h"
+#include "chart.h"
+#include "port.h"
+
+/* ---- The table ---- */
+
+/* The base's figure for @r: its own, or that of the row which does the same job. */
+static const struct figure *base_figure(const struct row *r)
+{
+	const struct row *other = find_row(r->against);
+
+	if (r->fig[BASE].there || !other)
+		return &r->fig[BASE];
+	return &other->fig[BASE];
+}
+
+/* 1234567 as "1,234,567" */
+static const char *grouped(char *buf, size_t size, unsigned long long v)
+{
+	char digits[32];
+	int i, n = snprintf(digits, sizeof(digits), "%llu", v);
+	size_t at = 0;
+
+	for (i = 0; i < n && at + 2 < size; i++) {
+		buf[at++] = digits[i];
+		if ((n - i - 1) % 3 == 0 && i + 1 < n)
+			buf[at++] = ',';
+	}
+	buf[at] = '\0';
+	return buf;
+}
+
+/* What the table has of a figure: in brackets if of another row, "*" if multiplied. */
+static void cell(char *buf, size_t size, const struct row *r, const struct figure *f,
+		 bool other)
+{
+	bool bytes = !strcmp(r->unit, "bytes");
+	unsigned long long v = f->value;
+	const char *unit = "";
+	char number[48];
+
+	if (!f->there) {
+		snprintf(buf, size, "n/a");
+		return;
+	}
+	if (bytes && v >= 1024) {
+		v = (v + 512) / 1024;
+		unit = " KiB";
+	} else if (!bytes && v >= 1000000000) {
+		v = (v + 500000) / 1000000;
+		unit = " M";
+	}
+	if (!bytes && !*unit && v >= 10000000)
+		snprintf(number, sizeof(number), "%.1f M", v / 1e6);
+	else
+		grouped(number, sizeof(number), v);
+	snprintf(buf, size, "%s%s%s%s%s", other ? "(" : "", number, unit,
+		 other ? ")" : "", f->factor > 1 ? "*" : "");
+}
+
+/* Base to ours; @zeroing: with the instructions that zero pages.  0: there is none. */
+double ratio(const struct row *r, bool zeroing)
+{
+	const struct figure *b = base_figure(r), *o = &r->fig[OURS];
+	double base = b->value, ours = o->value;
+
+	if (!b->there || !o->there)
+		return 0;
+	if (!zeroing) {
+		base -= (double)b->zeroed * b->factor * zero_page;
+		ours -= (double)o->zeroed * o->factor * zero_page;
+	}
+	return ours > 0 && base > 0 ? base / ours : 0;
+}
+
+const char *ratio_text(char *buf, size_t size, double r)
+{
+	if (r >= 1000)
+		return grouped(buf, size, (unsigned long long)(r + 0.5));
+
+	snprintf(buf, size, !r ? "-" : r >= 100 ? "%.0f" : r >= 10 ? "%.1f" : "%.2f", r);
+	return buf;
+}
+
+static bool is_slower(const struct row *r)
+{
+	double all = ratio(r, true);
+
+	return all && all * TOLERANCE < 1;
+}
+
+static void print_row(const struct row *r)
+{
+	const struct figure *b = base_figure(r);
+	char base[64], ours[64], all[32], rest[32] = "";
+
+	cell(base, sizeof(base), r, b, b != &r->fig[BASE]);
+	cell(ours, sizeof(ours), r, &r->fig[OURS], false);
+	ratio_text(all, sizeof(all), ratio(r, true));
+	if (b->zeroed || r->fig[OURS].zeroed)
+		ratio_text(rest, sizeof(rest), ratio(r, false));
+	printf("  %-60s %15s %15s %10s%s %10s\n", r->label, base, ours, all,
+	       is_slower(r) ? "!" : " ", rest);
+}
+
+void print_table(void)
+{
+	int i, slower = 0;
+
+	printf("\n%-62s %15s %15s %10s  %10s\n", "operation", "base", "ours", "ratio",
+	       "no zeroing");
+	for (i = 0; i < nr_rows; i++) {
+		if (i && strcmp(rows[i].group, rows[i - 1].group))
+			printf("\n%s\n", rows[i].group);
+		print_row(&rows[i]);
+		slower += is_slower(&rows[i]);
+	}
+	printf("\nInstructions, unless a unit is given; whole calls as user space sees them.\n"
+	       "ratio: base / ours.  * measured on less, and multiplied.  ( ) the base's way of\n"
+	       "doing what the row does.  n/a: this kernel has no such thing.\n");
+	if (zero_page)
+		printf("no zeroing: without the %llu instructions that zero a page.\n", zero_page);
+	if (slower)
+		printf("! %d slower than the base by more than 3 %%\n", slower);
+}
+
+/* ---- JSON ---- */
+
+void put_string(FILE *f, const char *key, const char *text)
+{
+	fprintf(f, "\"%s\": \"", key);
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			fputc('\\', f);
+		fputc((unsigned char)*text < ' ' ? ' ' : *text, f);
+	}
+	fputc('"', f);
+}
+
+static void put_figure(FILE *f, const char *key, const struct figure *fig)
+{
+	if (!fig->there) {
+		fprintf(f, "\"%s\": null", key);
+		return;
+	}
+	fprintf(f, "\"%s\": {\"value\": %llu, \"min\": %llu, \"max\": %llu, "
+		"\"samples\": %llu, \"factor\": %llu, \"zeroed\": %llu}",
+		key, fig->value, fig->min, fig->max, fig->samples, fig->factor,
+		fig->zeroed);
+}
+
+static void put_row(FILE *f, const struct row *r)
+{
+	fprintf(f, "    {");
+	put_string(f, "id", r->id);
+	fprintf(f, ", ");
+	put_string(f, "label", r->label);
+	fprintf(f, ", ");
+	put_string(f, "group", r->group);
+	fprintf(f, ",\n     ");
+	put_string(f, "unit", r->unit);
+	fprintf(f, ", ");
+	put_string(f, "against", strcmp(r->against, "-") ? r->against : r->id);
+	fprintf(f, ",\n     ");
+	put_figure(f, "base", &r->fig[BASE]);
+	fprintf(f, ",\n     ");
+	put_figure(f, "ours", &r->fig[OURS]);
+	fprintf(f, ",\n     \"ratio\": %.4f, \"ratio_without_zeroing\": %.4f}",
+		ratio(r, true), ratio(r, false));
+}
+
+void write_json(const char *path, const char *machine, const char *arguments)
+{
+	FILE *f = fopen(path, "w");
+	int i;
+
+	if (!f)
+		die("%s: %s", path, strerror(errno));
+	fprintf(f, "{\n  \"format\": 1,\n  ");
+	put_string(f, "machine", machine);
+	fprintf(f, ",\n  ");
+	put_string(f, "arguments", arguments);
+	fprintf(f, ",\n  \"zero_page\": %llu,\n", zero_page);
+	for (i = 0; i < NR_KERNELS; i++) {
+		fprintf(f, "  \"%s\": {", kernels[i].name);
+		put_string(f, "kernel", kernels[i].release);
+		fprintf(f, ", ");
+		put_string(f, "clock", kernels[i].clock);
+		fprintf(f, ", \"complete\": %s, \"seconds\": %ld},\n",
+			kernels[i].wanted && !kernels[i].failed ? "true" : "false",
+			kernels[i].seconds);
+	}
+	fprintf(f, "  \"rows\": [\n");
+	for (i = 0; i < nr_rows; i++) {
+		put_row(f, &rows[i]);
+		fprintf(f, "%s\n", i + 1 < nr_rows ? "," : "");
+	}
+	fprintf(f, "  ],\n  \"targets\": [\n");
+	put_targets(f);
+	fprintf(f, "  ]\n}\n");
+	if (fclose(f))
+		die("%s: %s", path, strerror(errno));
+}
+
+/* ---- The chart ---- */
+
+/* What tells most; the rest is in the table. */
+static const char * const charted[] = {
+	"attr-*-64GiB", "create-private-*", "memcg-*", "change-*-fresh", "change-private-*0",
+	"change-shared-*0", "fault-private-*0", "create-mixed-*", "*-create",
+	"*-fallocate-large", "*-teardown-large", "huge-punch*", "*-cold", "*-exits",
+	"*-page-4-vcpus", "peak-*", "huge-*split", "two-*-4KiB", "inplace-*-4KiB",
+	"huge-*-4KiB", "huge-preserve-*-4KiB-100000", "two-*-2MiB",
+	"inplace-preserve-*-2MiB", "huge-*-2MiB", "huge-preserve-*-2MiB-100000",
+};
+
+/* The slow ones always. */
+static bool is_charted(const struct row *r)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(charted) / sizeof(*charted); i++)
+		if (!fnmatch(charted[i], r->id, 0))
+			return true;
+	return is_slower(r);
+}
+
+/* Outside of zeroing, where ours zeroes too. */
+void draw_chart(const char *path)
+{
+	static struct bar bars[MAX_ROWS];
+	int i, n = 0;
+	double r;
+
+	for (i = 0; i < nr_rows; i++) {
+		r = ratio(&rows[i], rows[i].fig[OURS].zeroed == 0);
+		if (r && is_charted(&rows[i]))
+			bars[n++] = (struct bar) { rows[i].group, rows[i].label, r };
+	}
+	if (n && write_chart(path, bars, n))
+		die("%s: %s", path, strerror(errno));
+}
