@@ -68,9 +68,7 @@ static void put_grid(FILE *f, const struct scale *s, int height)
 		x = x_of(s, pow(10, at));
 		fprintf(f, "<path d=\"M%.0f %dV%d\" stroke=\"" GREY "\" stroke-width=\"%s\"/>\n",
 			x, TOP - 12, height - 8, at ? "0.4" : "1.5");
-		snprintf(text, sizeof(text), "%.*f", at < 0, pow(10, at));
-		if (!at)
-			strcpy(text, "base = 1");
+		snprintf(text, sizeof(text), at ? "%.*f" : "base = 1", at < 0, pow(10, at));
 		put_text(f, x, TOP - 18, "text-anchor=\"middle\"", text);
 	}
 }

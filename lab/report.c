@@ -216,7 +216,7 @@ static const char * const charted[] = {
 	"attr-*-64GiB", "create-private-*", "memcg-*", "change-*-fresh", "change-private-*0",
 	"change-shared-*0", "fault-private-*0", "create-mixed-*", "*-create",
 	"*-fallocate-large", "*-teardown-large", "huge-punch*", "*-cold", "*-exits",
-	"*-page-4-vcpus", "peak-*", "huge-*split", "two-*-4KiB", "inplace-*-4KiB",
+	"*-page-4-vcpus", "peak-*", "huge-*split", "*-hole", "two-*-4KiB", "inplace-*-4KiB",
 	"huge-*-4KiB", "huge-preserve-*-4KiB-100000", "two-*-2MiB",
 	"inplace-preserve-*-2MiB", "huge-*-2MiB", "huge-preserve-*-2MiB-100000",
 };

@@ -53,8 +53,10 @@ static const struct group {
 	{ "worst", worst_group, "Memory of the map, worst case" },
 	{ "file", file_group, "Files" },
 	{ "cold", cold_group, "Private memory that the guest touches first" },
-	{ "peak", peak_group, "Most memory in use while a guest shares all of its own once, and takes it back" },
-	{ "split", split_group, "The first 4 KiB of 2 MiB private memory to shared" },
+	{ "peak", peak_group,
+	  "Most memory in use while a guest shares all of its own once, and takes it back" },
+	{ "split", split_group,
+	  "One page of 2 MiB that is private and mapped: to shared, or punched" },
 	{ "convert", convert_group, "Change sides: mapped before, and touched by the guest after" },
 };
 

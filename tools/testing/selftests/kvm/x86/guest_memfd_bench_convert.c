@@ -67,8 +67,10 @@ static void convert_rows(struct bench *b, u64 size, const struct kind *k,
 		snprintf(how + strlen(how), sizeof(how) - strlen(how), ", after %lu", nr);
 	at("convert %s, %s", bytes, how);
 
-	/* Not of memory that was never used. */
-	if (!nr) {
+	/* Not of memory that was never used; of much memory the first time is like others. */
+	if (!nr)
+		touch(b, offset, size);
+	if (!nr && rounds > 1) {
 		change(b, offset, size, PRIVATE, flags);
 		change(b, offset, size, SHARED, flags);
 	}
@@ -162,9 +164,31 @@ static void split_rows(const struct kind *k)
 		sample(&all, first + part + TICKS(touch(&b, offset, SZ_2M)));
 	}
 	row(zeroing(median(&page), zeroed), unit, name("%s-split", k->id),
-	    against(k, "split"), "the first 4 KiB, %s", k->label);
+	    against(k, "split"), "the first 4 KiB to shared, %s", k->label);
 	row(zeroing(median(&all), SZ_2M + zeroed), unit, name("%s-touch-split", k->id),
 	    against(k, "touch-split"), "2 MiB touched, that, touched again, %s", k->label);
+	close_bench(&b);
+}
+
+/* The same with a hole, and a second one beside it. */
+static void hole_rows(const struct kind *k)
+{
+	u64 size = min_t(u64, args.touch, SPLIT_SIZE), offset;
+	static struct samples first, second;
+	struct bench b;
+
+	at("holes of 4 KiB, %s", k->label);
+	new_private_guest(&b, k, size, 1);
+	touch(&b, 0, size);
+	for (offset = SZ_1M; offset < size; offset += SZ_2M) {
+		sample(&first, TICKS(kvm_fallocate(b.fd, PUNCH, offset, PAGE_SIZE)));
+		touch(&b, offset, SZ_64K);
+		sample(&second, TICKS(kvm_fallocate(b.fd, PUNCH, offset + SZ_32K, PAGE_SIZE)));
+	}
+	row(median(&first), unit, name("%s-hole-split", k->id), against(k, "hole-split"),
+	    "punch the first 4 KiB, mapped, %s", k->label);
+	row(median(&second), unit, name("%s-hole", k->id), against(k, "hole"),
+	    "punch another 4 KiB, mapped, %s", k->label);
 	close_bench(&b);
 }
 
@@ -173,7 +197,9 @@ void split_group(void)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (has_kind(&kinds[i]))
-			split_rows(&kinds[i]);
+		if (!has_kind(&kinds[i]))
+			continue;
+		split_rows(&kinds[i]);
+		hole_rows(&kinds[i]);
 	}
 }

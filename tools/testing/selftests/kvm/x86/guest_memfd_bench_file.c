@@ -225,7 +225,8 @@ static void vcpu_row(const struct kind *k, int nr)
 	ticks = run_vcpus(&b, nr);
 	row(zeroing(single(ticks / (nr * size / PAGE_SIZE)), PAGE_SIZE), unit,
 	    name("%s-page-%d-vcpus", k->id, nr), against(k, name("page-%d-vcpus", nr)),
-	    "a page of them, with %d vCPU%s, %s", nr, nr == 1 ? "" : "s", k->label);
+	    "a page, touched by %d vCPU%s, %s", nr, nr == 1 ? "" : "s at once",
+	    k->label);
 	close_bench(&b);
 }
 
