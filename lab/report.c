@@ -213,12 +213,11 @@ void write_json(const char *path, const char *machine, const char *arguments)
 
 /* What tells most; the rest is in the table. */
 static const char * const charted[] = {
-	"attr-*-64GiB", "create-private-*", "memcg-*", "change-*-fresh", "change-private-*0",
-	"change-shared-*0", "fault-private-*0", "create-mixed-*", "*-create",
-	"*-fallocate-large", "*-teardown-large", "huge-punch*", "*-cold", "*-exits",
-	"*-page-4-vcpus", "peak-*", "huge-*split", "*-hole", "two-*-4KiB", "inplace-*-4KiB",
-	"huge-*-4KiB", "huge-preserve-*-4KiB-100000", "two-*-2MiB",
-	"inplace-preserve-*-2MiB", "huge-*-2MiB", "huge-preserve-*-2MiB-100000",
+	"attr-*-64GiB", "memcg-alternate-*", "create-private-*", "change-private-fresh",
+	"change-*-100000", "fault-private-100000", "*-create", "inplace-fallocate-large",
+	"huge-*-large", "*-cold", "huge-exits", "*-page-4-vcpus", "peak-inplace",
+	"peak-huge", "huge-*split", "two-*-4KiB", "inplace-*-4KiB", "huge-preserve-*-4KiB",
+	"huge-preserve-*-4KiB-100000", "inplace-preserve-*-2MiB", "huge-*-2MiB",
 };
 
 /* The slow ones always. */

@@ -47,17 +47,15 @@ static const struct group {
 	void (*fn)(void);
 	const char *title;
 } groups[] = {
-	{ "attr", attr_group, "KVM_SET_MEMORY_ATTRIBUTES, whole ranges; memory of the map" },
+	{ "attr", attr_group, "KVM_SET_MEMORY_ATTRIBUTES, whole ranges" },
 	{ "slot", slot_group, "The same with a bound slot" },
 	{ "scatter", scatter_group, "Single pages of a bound slot, after scattered changes" },
 	{ "worst", worst_group, "Memory of the map, worst case" },
 	{ "file", file_group, "Files" },
 	{ "cold", cold_group, "Private memory that the guest touches first" },
-	{ "peak", peak_group,
-	  "Most memory in use while a guest shares all of its own once, and takes it back" },
-	{ "split", split_group,
-	  "One page of 2 MiB that is private and mapped: to shared, or punched" },
-	{ "convert", convert_group, "Change sides: mapped before, and touched by the guest after" },
+	{ "peak", peak_group, "Peak memory of a guest that shares all of it once" },
+	{ "split", split_group, "One page of 2 MiB private memory: to shared, or punched" },
+	{ "convert", convert_group, "Change sides: mapped before, touched by the guest after" },
 };
 
 static bool is_selected(const char *group)

@@ -241,7 +241,8 @@ static void slot_rows(struct scatter *s)
 	create = single(TICKS(bind_slot(&s->b)));
 	row(create, unit, name("create-mixed-%lu", s->pages.nr), NULL,
 	    "create a slot of %s, %s", size_name(args.size), s->after);
-	row(delete, unit, name("delete-mixed-%lu", s->pages.nr), NULL, "delete it");
+	row(delete, unit, name("delete-mixed-%lu", s->pages.nr), NULL,
+	    "delete a slot of %s, %s", size_name(args.size), s->after);
 }
 
 /* The first change in each GiB of a slot that knew none. */

@@ -150,7 +150,7 @@ static void cold_rows(const struct kind *k)
 	row(zeroing(median(&c.touch), args.touch), unit, name("%s-cold", k->id),
 	    against(k, "cold"), "guest touches %s, %s", size, k->label);
 	row(median(&c.exits), "exits", name("%s-exits", k->id), against(k, "exits"),
-	    "... exits");
+	    "exits of that, %s", k->label);
 	row(zeroing(median(&c.pre_fault), args.touch), unit, name("%s-pre-fault", k->id),
 	    against(k, "pre-fault"), "KVM_PRE_FAULT_MEMORY of %s, %s", size, k->label);
 	row(median(&c.punch), unit, name("%s-punch-mapped", k->id),

@@ -506,7 +506,7 @@ void memory_rows(struct kernel_memory a, struct kernel_memory b, u64 factor,
 	row(scaled(used, factor), "bytes", name("memory-%s-%s", id, size), NULL,
 	    "memory of the map, %s, %s", size, label);
 	row(scaled(charged, factor), "bytes", name("memcg-%s-%s", id, size), NULL,
-	    "... charged to the memory cgroup");
+	    "... in the memory cgroup, %s, %s", size, label);
 }
 
 /* From now on the group's peak counts anew.  Returns whom to ask, -1 if there is none. */
