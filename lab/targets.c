@@ -22,7 +22,7 @@ static const struct target {
 	{ "4 KiB with PRESERVE or ZERO, the aim",
 	  { "*-preserve-*-4KiB*", "*-zero-*-4KiB*" }, true, 1.4 },
 	{ "4 KiB, any content, not slower", { "inplace-*-4KiB*", "huge-*-4KiB*" }, true, 1 },
-	{ "peak memory, of a base that keeps (half, to 3 %)",
+	{ "peak memory: half of a base that never discards (to 3 %)",
 	  { "peak-inplace", "peak-huge" }, true, 2 / TOLERANCE },
 	{ "any row (not slower by more than 3 %)", { "*" }, true, 1 / TOLERANCE },
 };

@@ -40,7 +40,11 @@ struct life {
 	struct samples end;
 };
 
-/* @punch: and then allocate it again, as there is an end to be measured. */
+/*
+ * @punch: and then allocate it again, as there is an end to be measured.  That end
+ * waits for grace periods, which is time, but no instructions: some millions of ticks
+ * are theirs, however small the VM.
+ */
 static void live(const struct kind *k, u64 size, bool punch, struct life *l)
 {
 	struct bench b = { .vm = new_vm(), .fd = -1 };
