@@ -5,10 +5,22 @@
 #include <linux/fs.h>
 #include <linux/kvm_types.h>
 #include <linux/pagemap.h>
+#include <linux/pgtable.h>
 
 struct kvm;
 struct kvm_gfn_range;
 struct kvm_memory_slot;
+
+/*
+ * Large folios can't be split without THP, and are of no use unless they can.  Where
+ * base pages are of 64 KiB, the folio of a PMD is too large for a page cache.
+ */
+#define KVM_GMEM_HAS_HUGE	(IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) && \
+				 PMD_ORDER <= MAX_XAS_ORDER)
+
+/* For create_flags and max_order of VM types that have large folios if possible. */
+#define KVM_GMEM_HUGE_FLAG	(KVM_GMEM_HAS_HUGE ? GUEST_MEMFD_FLAG_HUGE : 0)
+#define KVM_GMEM_HUGE_ORDER	(KVM_GMEM_HAS_HUGE ? PMD_ORDER : 0)
 
 /*
  * What becomes of the bytes of the pages that a conversion moves to the other
@@ -45,8 +57,8 @@ struct kvm_gmem_ops {
 
 	/*
 	 * The order of the large folios of files with GUEST_MEMFD_FLAG_HUGE, and of
-	 * the guest's large mappings; at most that of a PMD, see folio_split().  0 if
-	 * the VM type has none, GUEST_MEMFD_FLAG_HUGE isn't in create_flags then.
+	 * the guest's large mappings: KVM_GMEM_HUGE_ORDER, with KVM_GMEM_HUGE_FLAG in
+	 * create_flags, or 0 if the VM type has none.
 	 * Not to be had together with ->reclaim_range(), which may fail where a
 	 * conversion that drops small folios no longer can.
 	 */
@@ -80,18 +92,19 @@ struct kvm_gmem_ops {
 	/*
 	 * Do what may fail cleanly and isn't state: split an entry of the
 	 * platform's tables that is larger than the folio at @pfn, which may be
-	 * what was just split off a large one.  Called for the folio at either
-	 * end, if present, of a range that is converted, punched or discarded.
-	 * The platform's entries never were larger than a folio, hence no other
-	 * can be cut.  invalidate_lock is held for write.
+	 * what was just split off a large one.  Called, before a range is converted,
+	 * punched or discarded, for the first folio that is present in each aligned
+	 * block of @max_order: an entry never was larger than that, and goes whole or
+	 * is split, hence one folio tells of its whole block.  invalidate_lock is
+	 * held for write.
 	 */
 	int (*prepare_convert)(kvm_pfn_t pfn, int order);
 
 	/*
-	 * Give pages to the guest, before their first private mapping: one, or
-	 * @max_order, then @gfn and @pfn are aligned.  Must be idempotent, also
-	 * if some of the pages are the guest's already.  invalidate_lock is held
-	 * for read, the folio is locked.
+	 * Give the page at @pfn to the guest, at @gfn, before its first private
+	 * mapping.  The naturally aligned range of @order around it is in one private
+	 * folio and may be given along with it, as far as it isn't the guest's yet.
+	 * Must be idempotent.  invalidate_lock is held for read, the folio is locked.
 	 */
 	int (*make_private)(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order);
 

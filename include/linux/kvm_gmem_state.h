@@ -26,7 +26,7 @@
 #define GMEM_STATE_PIECE_PAGES	SZ_256K
 
 /* Pages to a block, the part of a mixed piece that may need memory of its own. */
-#define GMEM_STATE_BLOCK_PAGES	SZ_8K
+#define GMEM_STATE_BLOCK_PAGES	SZ_4K
 
 struct gmem_state_bitmap;
 struct gmem_state_change;

@@ -168,7 +168,7 @@ void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end);
 bool kvm_gmem_folio_is_held(struct folio *folio);
 int kvm_gmem_cut(struct inode *inode, pgoff_t index);
 int kvm_gmem_cut_edges(struct inode *inode, pgoff_t start, pgoff_t end);
-int kvm_gmem_prepare_edges(struct inode *inode, pgoff_t start, pgoff_t end);
+int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end);
 pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end);

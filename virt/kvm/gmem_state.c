@@ -15,9 +15,9 @@
  *
  * A bitmap is an array of blocks of words.  As long as all pages of a block have
  * one value, it may be one of two constant blocks that all maps share; so the
- * first change in a piece allocates and fills one block or two, not a bit for
- * each of the piece's pages.  A block of a bitmap's own stays until the bitmap
- * goes.
+ * first change in a piece fills one block or two, not a bit for each of the piece's
+ * pages.  A block of a bitmap's own stays until the bitmap goes.  The first of them
+ * comes with the bitmap, as a change that needs a bitmap nearly always needs one.
  *
  * Writers: gmem_state_prepare(), then gmem_state_commit() or _abort().  The
  * caller's lock keeps other writers out from the first to the last of the two
@@ -58,6 +58,9 @@ struct gmem_state_bitmap {
 	unsigned int nr_set;
 
 	struct rcu_head rcu;
+
+	/* One of the blocks, if the change that made the bitmap needed one. */
+	unsigned long first_block[GMEM_STATE_BLOCK_LONGS];
 };
 
 /* All pages have the value that is the index. */
@@ -131,12 +134,19 @@ static bool gmem_state_block_is_own(const unsigned long *words)
 	       words != gmem_state_uniform_blocks[true];
 }
 
+/* Was the block allocated apart from its bitmap? */
+static bool gmem_state_block_is_apart(const struct gmem_state_bitmap *b,
+				      const unsigned long *words)
+{
+	return gmem_state_block_is_own(words) && words != b->first_block;
+}
+
 static void gmem_state_free_bitmap(struct gmem_state_bitmap *b)
 {
 	int i;
 
 	for (i = 0; i < GMEM_STATE_NR_BLOCKS; i++) {
-		if (gmem_state_block_is_own(b->blocks[i]))
+		if (gmem_state_block_is_apart(b, b->blocks[i]))
 			kfree(b->blocks[i]);
 	}
 	kfree(b);
@@ -156,7 +166,7 @@ static void gmem_state_uncount(struct gmem_state *s, struct gmem_state_bitmap *b
 		return;
 
 	for (i = 0; i < GMEM_STATE_NR_BLOCKS; i++)
-		gmem_state_count_block(s, -gmem_state_block_is_own(b->blocks[i]));
+		gmem_state_count_block(s, -gmem_state_block_is_apart(b, b->blocks[i]));
 	gmem_state_count_bitmap(s, -1);
 }
 
@@ -539,10 +549,14 @@ static bool gmem_state_needs_block(struct gmem_state_bitmap *b, unsigned int i,
 	       (first > base || end < base + GMEM_STATE_BLOCK_PAGES);
 }
 
-/* Allocate the blocks that gmem_state_change_bits() will take. */
+/*
+ * Get the blocks that gmem_state_change_bits() will take.  @words, if not NULL, is
+ * one that need not be allocated.
+ */
 static int gmem_state_prepare_blocks(struct gmem_state *s,
 				     struct gmem_state_bitmap *b,
-				     struct gmem_state_edge *e, bool value)
+				     struct gmem_state_edge *e, bool value,
+				     unsigned long *words)
 {
 	unsigned int first = e->first, end = e->first + e->nr, i;
 	unsigned int head = first / GMEM_STATE_BLOCK_PAGES;
@@ -552,9 +566,10 @@ static int gmem_state_prepare_blocks(struct gmem_state *s,
 		if (!gmem_state_needs_block(b, i ? tail : head, first, end, value))
 			continue;
 
-		e->spare[i] = gmem_state_alloc_block(s);
+		e->spare[i] = words ?: gmem_state_alloc_block(s);
 		if (!e->spare[i])
 			return -ENOMEM;
+		words = NULL;
 	}
 
 	return 0;
@@ -572,7 +587,7 @@ static int gmem_state_prepare_edge(struct gmem_state *s,
 
 	entry = xa_load(&s->pieces, e->piece);
 	if (gmem_state_is_bitmap(entry))
-		return gmem_state_prepare_blocks(s, entry, e, value);
+		return gmem_state_prepare_blocks(s, entry, e, value, NULL);
 
 	if (gmem_state_uniform_value(s, entry) == value)
 		return 0;
@@ -581,7 +596,7 @@ static int gmem_state_prepare_edge(struct gmem_state *s,
 	if (!e->bitmap)
 		return -ENOMEM;
 
-	err = gmem_state_prepare_blocks(s, e->bitmap, e, value);
+	err = gmem_state_prepare_blocks(s, e->bitmap, e, value, e->bitmap->first_block);
 	if (err)
 		return err;
 
@@ -724,6 +739,20 @@ void gmem_state_commit(struct gmem_state *s, struct gmem_state_change *c)
 	s->pending = NULL;
 }
 
+/* Free what an edge has been given and has not used. */
+static void gmem_state_free_spares(struct gmem_state *s, struct gmem_state_edge *e)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(e->spare); i++) {
+		if (!e->spare[i] || (e->bitmap && e->spare[i] == e->bitmap->first_block))
+			continue;
+
+		gmem_state_count_block(s, -1);
+		kfree(e->spare[i]);
+	}
+}
+
 /*
  * Undo prepare.  xa_release() leaves slots alone that aren't merely reserved,
  * and no reader has ever seen the bitmaps.  May sleep; needs the writers' lock,
@@ -733,17 +762,14 @@ void gmem_state_abort(struct gmem_state *s, struct gmem_state_change *c)
 {
 	struct gmem_state_edge *e;
 	unsigned long piece;
-	int i, j;
+	int i;
 
 	if (WARN_ON_ONCE(s->pending != c))
 		return;
 
 	for (i = 0; i < ARRAY_SIZE(c->edges); i++) {
 		e = &c->edges[i];
-		for (j = 0; j < ARRAY_SIZE(e->spare); j++) {
-			gmem_state_count_block(s, -!!e->spare[j]);
-			kfree(e->spare[j]);
-		}
+		gmem_state_free_spares(s, e);
 		if (!e->bitmap)
 			continue;
 

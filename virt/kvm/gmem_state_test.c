@@ -270,8 +270,8 @@ static void gmem_state_bitmap_life(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, s->kunit.nr_bitmaps, 0);
 	check_tidy(test, s);
 
-	/* Three bitmaps, all blocks twice and one again, twice an empty slot. */
-	KUNIT_EXPECT_EQ(test, s->kunit.nr_allocs, 3 + 2 * PIECE / BLOCK + 1 + 2);
+	/* Three bitmaps with a block each, all other blocks twice, twice an empty slot. */
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_allocs, 3 + 2 * (PIECE / BLOCK - 1) + 2);
 	gmem_state_destroy(s);
 }
 
@@ -291,7 +291,7 @@ static void gmem_state_no_op(struct kunit *test)
 	/* Bitmaps at both ends, two value entries between them. */
 	set_range(test, s, 5, 3 * PIECE + 5, !dflt);
 	nr = s->kunit.nr_allocs;
-	KUNIT_EXPECT_EQ(test, nr, 8);
+	KUNIT_EXPECT_EQ(test, nr, 6);
 	set_range(test, s, 5, 3 * PIECE + 5, !dflt);
 	set_range(test, s, PIECE + 1, PIECE + 2, !dflt);
 	set_range(test, s, 0, 5, dflt);
@@ -323,13 +323,13 @@ static void gmem_state_block_life(struct kunit *test)
 	struct gmem_state *s = new_map(test, dflt);
 	struct gmem_state_change c;
 
-	/* A bitmap, a slot, a block. */
-	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 5, 6, !dflt), 3);
+	/* A bitmap, which has room for a block, and a slot. */
+	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 5, 6, !dflt), 2);
 
 	/* Whole blocks, and back: no more. */
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 4 * BLOCK, 6 * BLOCK, !dflt), 0);
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 5 * BLOCK, 6 * BLOCK, dflt), 0);
-	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 1);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 0);
 
 	/* Parts of blocks, at either end; what they have already costs nothing. */
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 2 * BLOCK, 3 * BLOCK + 1, !dflt), 1);
@@ -337,18 +337,24 @@ static void gmem_state_block_life(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 10 * BLOCK - 1, 12 * BLOCK + 1, !dflt), 2);
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 4 * BLOCK + 1, 5 * BLOCK - 1, !dflt), 0);
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 4 * BLOCK + 1, 4 * BLOCK + 2, dflt), 1);
-	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 6);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 5);
 
 	/* Not even a block that is all of one value again goes before the bitmap. */
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 0, BLOCK, !dflt), 0);
 	KUNIT_EXPECT_EQ(test, set_and_count(test, s, 7, 8, dflt), 0);
-	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 6);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 5);
 
 	/* An abort gives back what the change would have taken. */
 	KUNIT_ASSERT_EQ(test, 0, gmem_state_prepare(s, &c, 20 * BLOCK + 1, 21 * BLOCK + 1, !dflt));
-	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 8);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 7);
 	gmem_state_abort(s, &c);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 5);
+
+	/* The same if it would have made a bitmap, with a block at either end. */
+	KUNIT_ASSERT_EQ(test, 0, gmem_state_prepare(s, &c, PIECE + 1, PIECE + BLOCK + 1, !dflt));
 	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 6);
+	gmem_state_abort(s, &c);
+	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 5);
 
 	set_range(test, s, 0, PIECE, dflt);
 	KUNIT_EXPECT_EQ(test, s->kunit.nr_blocks, 0);

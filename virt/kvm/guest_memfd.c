@@ -46,7 +46,7 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	/* The lock was dropped since the first cut, and memory may have come. */
 	r = kvm_gmem_cut_edges(f->inode, start, end);
 	if (!r)
-		r = kvm_gmem_prepare_edges(f->inode, start, end);
+		r = kvm_gmem_prepare_range(f->inode, start, end);
 	if (!r)
 		r = kvm_gmem_reclaim_inode_range(f->inode, start, end);
 	if (r)
@@ -279,7 +279,9 @@ static void kvm_gmem_default_release_range(struct kvm *kvm, struct kvm_memory_sl
 }
 
 const struct kvm_gmem_ops kvm_gmem_default_ops = {
-	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
+			  KVM_GMEM_HUGE_FLAG,
+	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.aops		= &kvm_gmem_default_aops,
 	.release_range	= kvm_gmem_default_release_range,
@@ -407,7 +409,8 @@ static struct gmem_file *kvm_gmem_alloc_file(struct kvm *kvm, struct inode *inod
 	struct gmem_file *f;
 	int as;
 
-	f = kzalloc_obj(*f, GFP_KERNEL_ACCOUNT);
+	/* Small, and one a file: inode and struct file are what is accounted. */
+	f = kzalloc_obj(*f);
 	if (!f)
 		return NULL;
 
@@ -556,6 +559,8 @@ static void kvm_gmem_init_inode_once(void *__gi)
 	struct gmem_inode *gi = __gi;
 
 	inode_init_once(&gi->vfs_inode);
+	init_rwsem(&gi->bindings_lock);
+	INIT_LIST_HEAD(&gi->files);
 }
 
 static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
@@ -567,8 +572,6 @@ static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
 		return NULL;
 
 	mpol_shared_policy_init(&gi->policy, NULL);
-	init_rwsem(&gi->bindings_lock);
-	INIT_LIST_HEAD(&gi->files);
 	gmem_state_init(&gi->state, false);
 	atomic_long_set(&gi->nr_private, 0);
 	gi->ops = NULL;

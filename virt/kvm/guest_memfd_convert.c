@@ -361,7 +361,7 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 	if (!r)
 		r = kvm_gmem_cut_conversion(c);
 	if (!r)
-		r = kvm_gmem_prepare_edges(c->f->inode, c->start, c->end);
+		r = kvm_gmem_prepare_range(c->f->inode, c->start, c->end);
 	if (!r && discard)
 		r = kvm_gmem_reclaim_inode_range(c->f->inode, c->start, c->end);
 	if (r)

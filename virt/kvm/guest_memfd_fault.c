@@ -114,23 +114,14 @@ static int kvm_gmem_mapping_order(struct gmem_file *f, struct kvm_memory_slot *s
 	return order;
 }
 
-static int kvm_gmem_make_private(struct gmem_file *f, gfn_t gfn, kvm_pfn_t pfn, int order)
+static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
+				   gfn_t gfn, kvm_pfn_t *pfn, int *max_order)
 {
 	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
-	unsigned long mask = (1UL << order) - 1;
-
-	if (!ops->make_private)
-		return 0;
-
-	return ops->make_private(f->kvm, gfn & ~mask, pfn & ~mask, order);
-}
-
-static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
-				   gfn_t gfn, kvm_pfn_t *pfn, int *order)
-{
 	pgoff_t index = kvm_gmem_index(slot, gfn);
 	struct folio *folio;
 	bool is_private;
+	int order = 0;
 	int r = 0;
 
 	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
@@ -144,10 +135,11 @@ static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *
 
 	kvm_gmem_make_uptodate(folio);
 	*pfn = kvm_gmem_folio_pfn(folio, index);
-	*order = kvm_gmem_mapping_order(f, slot, gfn, index, folio);
+	if (max_order)
+		*max_order = order = kvm_gmem_mapping_order(f, slot, gfn, index, folio);
 
-	if (is_private)
-		r = kvm_gmem_make_private(f, gfn, *pfn, *order);
+	if (is_private && ops->make_private)
+		r = ops->make_private(f->kvm, gfn, *pfn, order);
 
 	folio_unlock(folio);
 	folio_put(folio);
@@ -166,7 +158,8 @@ out:
  * and after mmu_invalidate_retry_gfn().
  *
  * @max_order, if not NULL, is set to the order (in pages) of the naturally
- * aligned range of one folio around @pfn that may be mapped at once.
+ * aligned range of one folio around @pfn that may be mapped at once.  If it is NULL
+ * the VM type isn't told to give the guest more than the one page either.
  *
  * kvm->srcu is held for read, may sleep.  Returns 0, -EFAULT if the file is
  * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, or what
@@ -177,7 +170,7 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 {
 	struct address_space *mapping;
 	struct gmem_file *f;
-	int order, r;
+	int r;
 
 	struct file *file __free(fput) = kvm_gmem_get_file(slot);
 	if (!file)
@@ -187,7 +180,7 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	mapping = f->inode->i_mapping;
 
 	filemap_invalidate_lock_shared(mapping);
-	r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, max_order ?: &order);
+	r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, max_order);
 	filemap_invalidate_unlock_shared(mapping);
 
 	return r;

@@ -356,7 +356,7 @@ void kvm_gmem_leak_folio(struct folio *folio)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_leak_folio);
 
-static int kvm_gmem_prepare_edge(struct inode *inode, pgoff_t index)
+static int kvm_gmem_prepare_folio(struct inode *inode, pgoff_t index)
 {
 	const struct kvm_gmem_ops *ops = GMEM_I(inode)->ops;
 	struct folio *folio;
@@ -372,20 +372,31 @@ static int kvm_gmem_prepare_edge(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Make the VM type fit to treat pages [@start, @end) apart from their neighbours.
- * invalidate_lock is held for write.
+ * Make the VM type fit to treat pages [@start, @end) apart from their neighbours, and
+ * each folio of theirs apart from the others, see ->prepare_convert().
+ * invalidate_lock is held for write.  Returns -EINTR if the task is being killed.
  */
-int kvm_gmem_prepare_edges(struct inode *inode, pgoff_t start, pgoff_t end)
+int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end)
 {
-	int r;
+	struct gmem_inode *gi = GMEM_I(inode);
+	pgoff_t nr = 1UL << gi->max_order;
+	int r = 0;
 
 	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
 
-	if (!GMEM_I(inode)->ops->prepare_convert)
+	if (!gi->ops->prepare_convert)
 		return 0;
 
-	r = kvm_gmem_prepare_edge(inode, start);
-	return r ?: kvm_gmem_prepare_edge(inode, end - 1);
+	while (!r && (start = kvm_gmem_next_present(inode, start, end)) < end) {
+		r = kvm_gmem_prepare_folio(inode, start);
+		start = ALIGN_DOWN(start, nr) + nr;
+		cond_resched();
+
+		if (!r && fatal_signal_pending(current))
+			r = -EINTR;
+	}
+
+	return r;
 }
 
 /*

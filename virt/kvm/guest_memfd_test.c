@@ -150,14 +150,18 @@ static int double_prepare_convert(kvm_pfn_t pfn, int order)
 static int double_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order)
 {
 	struct folio *folio = pfn_folio(pfn);
+	pgoff_t index = folio->index + folio_page_idx(folio, pfn_to_page(pfn));
+	pgoff_t nr = 1 << order;
 
 	lockdep_assert_held_read(&dbl->f->inode->i_mapping->invalidate_lock);
 	KUNIT_EXPECT_TRUE(dbl->test, folio_test_locked(folio));
 	KUNIT_EXPECT_TRUE(dbl->test, folio_test_uptodate(folio));
 	KUNIT_EXPECT_TRUE(dbl->test, double_is_private(folio->index));
-	KUNIT_EXPECT_EQ(dbl->test, gfn, BASE_GFN + folio->index);
+	KUNIT_EXPECT_LE(dbl->test, order, folio_order(folio));
+	KUNIT_EXPECT_EQ(dbl->test, gfn, BASE_GFN + index);
 
-	return double_record(MAKE_PRIVATE, folio->index, folio->index + (1 << order));
+	/* From the page itself to the end of what may be given along with it. */
+	return double_record(MAKE_PRIVATE, index, ALIGN_DOWN(index, nr) + nr);
 }
 
 static void double_move_range(struct kvm *kvm, struct kvm_memory_slot *slot,
@@ -435,8 +439,9 @@ static void gmem_core_to_shared(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(3, 8, false, 0), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 }, { MOVE, 3, 8 },
-		      { MAKE_SHARED, 4, 5 }, { MAKE_SHARED, 6, 7 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { PREPARE, 4, 5 }, { PREPARE, 6, 7 },
+		      { INVALIDATE, 3, 8 }, { MOVE, 3, 8 }, { MAKE_SHARED, 4, 5 },
+		      { MAKE_SHARED, 6, 7 });
 	expect_state(test, 3, 8, false);
 
 	/* Once more: there is nothing to do, and nothing to ask. */
@@ -471,7 +476,8 @@ static void gmem_core_preserve(struct kunit *test)
 
 	/* Whereas the other flags ask for something. */
 	KUNIT_EXPECT_EQ(test, convert(0, 4, true, ZERO), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { INVALIDATE, 0, 4 }, { MOVE, 0, 4 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { PREPARE, 1, 2 }, { INVALIDATE, 0, 4 },
+		      { MOVE, 0, 4 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
 }
 
@@ -641,7 +647,7 @@ static void gmem_core_reclaim_fails(struct kunit *test)
 	start_here();
 	fail_hook(RECLAIM, 1, -EIO);
 	KUNIT_EXPECT_EQ(test, convert(2, 6, true, DISCARD), -EIO);
-	EXPECT_EVENTS(test, { RECLAIM, 2, 6 });
+	EXPECT_EVENTS(test, { PREPARE, 3, 4 }, { RECLAIM, 2, 6 });
 	expect_state(test, 2, 6, false);
 	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
 
@@ -705,7 +711,7 @@ static void gmem_core_unbind(struct kunit *test)
 	/* An unbound file converts like any other; there is no one to ask. */
 	KUNIT_EXPECT_EQ(test, convert(0, 4, true, 0), 0);
 	KUNIT_EXPECT_EQ(test, convert(0, 4, false, 0), 0);
-	EXPECT_EVENTS(test, { MAKE_SHARED, 1, 2 });
+	EXPECT_EVENTS(test, { PREPARE, 1, 2 }, { PREPARE, 1, 2 }, { MAKE_SHARED, 1, 2 });
 
 	KUNIT_EXPECT_EQ(test, set_slot(NR_PAGES), 0);
 	KUNIT_EXPECT_EQ(test, get_pfn(1, &pfn), 0);
@@ -958,6 +964,33 @@ static void gmem_large_convert(struct kunit *test)
 	expect_accounts(test);
 }
 
+/* One folio of each block is prepared, whether whole or not, the rest untouched. */
+static void gmem_large_prepare(struct kunit *test)
+{
+	fill_block(0, 0x10);
+	fill_block(4, 0x44);
+	fill_block(8, 0x88);
+	fill_block(12, 0xc0);
+	split_block(test, 8);
+	KUNIT_ASSERT_EQ(test, punch(4, 6), 0);
+	KUNIT_ASSERT_EQ(test, convert(0, 16, true, PRESERVE), 0);
+	start_here();
+
+	/* Any of them may refuse, and nothing has changed then. */
+	fail_hook(PREPARE, 3, -ENOMEM);
+	KUNIT_EXPECT_EQ(test, convert(0, 16, false, PRESERVE), -ENOMEM);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 16 }, { PREPARE, 0, 4 }, { PREPARE, 6, 8 },
+		      { PREPARE, 8, 9 });
+	expect_state(test, 0, 16, true);
+
+	fail_hook(PREPARE, 4, -EAGAIN);
+	KUNIT_EXPECT_EQ(test, punch(0, 16), -EAGAIN);
+	EXPECT_EVENTS(test, { PREPARE, 0, 4 }, { PREPARE, 6, 8 }, { PREPARE, 8, 9 },
+		      { PREPARE, 12, 16 });
+	KUNIT_EXPECT_EQ(test, byte_at(0), 0x10);
+	expect_accounts(test);
+}
+
 /* Someone holds a part of a folio, by page 6; no other part can go its way. */
 static void gmem_large_held(struct kunit *test)
 {
@@ -1048,6 +1081,7 @@ static int mapping_order(gfn_t gfn)
 static void begin_fault(struct kunit *test, gfn_t gfn)
 {
 	dbl->fault_seq = dbl->kvm->mmu_invalidate_seq;
+	/* Pairs with the smp_wmb() in kvm_mmu_invalidate_end(). */
 	smp_rmb();
 	KUNIT_EXPECT_EQ(test, mapping_order(gfn), LARGE_ORDER);
 	dbl->fault_gfn = gfn;
@@ -1097,10 +1131,15 @@ static void gmem_large_mapping(struct kunit *test)
 	start_here();
 	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 1), LARGE_ORDER);
 	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 7), LARGE_ORDER);
-	EXPECT_EVENTS(test, { MAKE_PRIVATE, 4, 8 });
+	EXPECT_EVENTS(test, { MAKE_PRIVATE, 7, 8 });
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 5), LARGE_ORDER);
+	EXPECT_EVENTS(test, { MAKE_PRIVATE, 5, 8 });
+
+	/* Who doesn't ask for more than a page gets a page. */
 	KUNIT_EXPECT_EQ(test, get_pfn(4, &pfn[0]), 0);
 	KUNIT_EXPECT_EQ(test, get_pfn(7, &pfn[1]), 0);
 	KUNIT_EXPECT_EQ(test, pfn[1] - pfn[0], 3);
+	EXPECT_EVENTS(test, { MAKE_PRIVATE, 4, 5 }, { MAKE_PRIVATE, 7, 8 });
 
 	fill_block(8, 0x88);
 	split_block(test, 8);
@@ -1132,8 +1171,9 @@ static void gmem_large_replace(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(3, 9, false, ZERO), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 9 }, { INVALIDATE, 3, 9 }, { RELEASE, 4, 8 },
-		      { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 }, { FREE_FOLIO, 6, 8 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 9 }, { PREPARE, 4, 5 }, { INVALIDATE, 3, 9 },
+		      { RELEASE, 4, 8 }, { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 },
+		      { FREE_FOLIO, 6, 8 });
 	KUNIT_EXPECT_EQ(test, order_at(4), -1);
 	expect_accounts(test);
 	fill_block(4, 0x44);
@@ -1178,8 +1218,8 @@ static void gmem_large_discard(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(5, 7, true, DISCARD), 0);
-	EXPECT_EVENTS(test, { PREPARE, 5, 6 }, { PREPARE, 6, 7 }, { INVALIDATE, 5, 7 },
-		      { RELEASE, 5, 7 }, { FREE_FOLIO, 5, 6 }, { FREE_FOLIO, 6, 7 });
+	EXPECT_EVENTS(test, { PREPARE, 5, 6 }, { INVALIDATE, 5, 7 }, { RELEASE, 5, 7 },
+		      { FREE_FOLIO, 5, 6 }, { FREE_FOLIO, 6, 7 });
 	KUNIT_EXPECT_EQ(test, byte_at(4), 0x44);
 	KUNIT_EXPECT_EQ(test, byte_at(5), -1);
 	KUNIT_EXPECT_EQ(test, byte_at(7), 0x47);
@@ -1194,9 +1234,9 @@ static void gmem_large_punch(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, punch(2, 9), 0);
-	EXPECT_EVENTS(test, { PREPARE, 2, 4 }, { PREPARE, 8, 9 }, { INVALIDATE, 2, 9 },
-		      { RELEASE, 2, 9 }, { FREE_FOLIO, 2, 4 }, { FREE_FOLIO, 4, 8 },
-		      { FREE_FOLIO, 8, 9 });
+	EXPECT_EVENTS(test, { PREPARE, 2, 4 }, { PREPARE, 4, 8 }, { PREPARE, 8, 9 },
+		      { INVALIDATE, 2, 9 }, { RELEASE, 2, 9 }, { FREE_FOLIO, 2, 4 },
+		      { FREE_FOLIO, 4, 8 }, { FREE_FOLIO, 8, 9 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
 	KUNIT_EXPECT_EQ(test, byte_at(2), -1);
 	KUNIT_EXPECT_EQ(test, byte_at(8), -1);
@@ -1394,6 +1434,7 @@ static struct kunit_case gmem_large_cases[] = {
 	KUNIT_CASE(gmem_large_allocate),
 	KUNIT_CASE(gmem_large_zero),
 	KUNIT_CASE(gmem_large_convert),
+	KUNIT_CASE(gmem_large_prepare),
 	KUNIT_CASE(gmem_large_held),
 	KUNIT_CASE(gmem_large_widened),
 	KUNIT_CASE(gmem_large_late_fault),

@@ -12,15 +12,6 @@
 				 KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE |	\
 				 KVM_SET_MEMORY_ATTRIBUTES2_DISCARD)
 
-/* Large folios can't be split without THP, and are of no use unless they can. */
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-#define GMEM_HUGE_FLAG		GUEST_MEMFD_FLAG_HUGE
-#define GMEM_HUGE_ORDER		KVM_HPAGE_GFN_SHIFT(PG_LEVEL_2M)
-#else
-#define GMEM_HUGE_FLAG		0
-#define GMEM_HUGE_ORDER		0
-#endif
-
 /*
  * Software-protected VMs: "private" is what KVM makes of it, and the memory is
  * the host's in either state.
@@ -34,9 +25,9 @@ static void sw_protected_gmem_content(struct kvm *kvm, bool to_private,
 
 static const struct kvm_gmem_ops sw_protected_gmem_ops = {
 	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
-			  GUEST_MEMFD_FLAG_ZERO | GMEM_HUGE_FLAG,
+			  GUEST_MEMFD_FLAG_ZERO | KVM_GMEM_HUGE_FLAG,
 	.attributes	= KVM_MEMORY_ATTRIBUTE_PRIVATE,
-	.max_order	= GMEM_HUGE_ORDER,
+	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.aops		= &kvm_gmem_default_aops,
 	.content	= sw_protected_gmem_content,

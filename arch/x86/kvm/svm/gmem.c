@@ -163,9 +163,10 @@ static void snp_gmem_content(struct kvm *kvm, bool to_private,
 }
 
 /*
- * Called for a folio at the edge of a range that leaves the guest.  An entry may
- * be larger than the folio if that was split, and an RMP fault may have split an
- * entry, which must not cost the conversion memory.
+ * Pages around @pfn are about to leave the guest, all of the folio or none.  The
+ * entry may be larger than the folio if that was split, by the caller or by memory
+ * failure; and an RMP fault may have split an entry, which must not cost the
+ * conversion memory.
  */
 static int snp_gmem_prepare_convert(kvm_pfn_t pfn, int order)
 {
@@ -329,8 +330,10 @@ static const struct address_space_operations snp_gmem_aops =
 	KVM_GMEM_AOPS(snp_gmem_free_folio);
 
 static const struct kvm_gmem_ops snp_gmem_ops = {
-	.create_flags	 = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+	.create_flags	 = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
+			   KVM_GMEM_HUGE_FLAG,
 	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.max_order	 = KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	 = true,
 	.aops		 = &snp_gmem_aops,
 	.content	 = snp_gmem_content,
@@ -350,14 +353,15 @@ const struct kvm_gmem_ops *sev_gmem_ops(struct kvm *kvm)
 
 /*
  * The largest level at which the guest may map @pfn, 0 for no limit.  A nested
- * mapping that is larger than the RMP entry makes the guest fault for ever.
+ * mapping that is larger than the RMP entry makes the guest fault for ever.  Shared
+ * pages are in no RMP entry; KVM looks after that all of them are.
  */
 int sev_gmem_max_mapping_level(struct kvm *kvm, kvm_pfn_t pfn, bool is_private)
 {
 	bool assigned;
 	int level;
 
-	if (kvm->arch.vm_type != KVM_X86_SNP_VM)
+	if (kvm->arch.vm_type != KVM_X86_SNP_VM || !is_private)
 		return 0;
 
 	if (snp_platform->lookup(pfn, &assigned, &level) || !assigned)

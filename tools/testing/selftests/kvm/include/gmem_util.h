@@ -776,23 +776,23 @@ static inline void gmem_worker_join(struct gmem_worker *w)
 
 /* ---- procfs, sysfs and debugfs ---- */
 
-/* The value of a line "WHAT: VALUE kB", or 0. */
-static inline u64 __gmem_proc_kib(const char *path, const char *what)
+/* The value of a line "WHAT: VALUE kB", or "WHAT VALUE", or 0. */
+static inline u64 __gmem_proc_value(const char *path, const char *what)
 {
 	char line[128], format[64];
 	FILE *f = fopen(path, "r");
 	u64 val = 0;
 
 	TEST_ASSERT(f, "fopen(%s) failed", path);
-	snprintf(format, sizeof(format), "%s: %%lu", what);
+	snprintf(format, sizeof(format), "%s%%*[: ]%%lu", what);
 	while (fgets(line, sizeof(line), f) && sscanf(line, format, &val) != 1)
 		;
 	fclose(f);
 	return val;
 }
 
-#define gmem_meminfo_kib(what)	__gmem_proc_kib("/proc/meminfo", what)
-#define gmem_status_kib(what)	__gmem_proc_kib("/proc/self/status", what)
+#define gmem_meminfo_kib(what)	__gmem_proc_value("/proc/meminfo", what)
+#define gmem_status_kib(what)	__gmem_proc_value("/proc/self/status", what)
 
 /* Returns 0 or the error number. */
 static inline int gmem_write_file(const char *path, const char *text)
@@ -807,6 +807,13 @@ static inline int gmem_write_file(const char *path, const char *text)
 	r = write(fd, text, len) == len ? 0 : errno;
 	close(fd);
 	return r;
+}
+
+/* Pages in page caches: exact, once the CPUs have told what they have counted. */
+static inline u64 gmem_nr_file_pages(void)
+{
+	TEST_ASSERT_EQ(gmem_write_file("/proc/sys/vm/stat_refresh", "1"), 0);
+	return __gmem_proc_value("/proc/vmstat", "nr_file_pages");
 }
 
 #endif /* SELFTEST_KVM_GMEM_UTIL_H */

@@ -36,6 +36,7 @@ FIXTURE(huge) {
 	struct kvm_vm *vm;
 	u64 nr_2m;
 	u64 nr_file;
+	u64 nr_cached;
 };
 
 /* ---- Counting ---- */
@@ -86,6 +87,7 @@ FIXTURE_SETUP(huge)
 	gmem_guest_do(self->vcpus[0], GMEM_GUEST_NOP, 0, 0, 0, 0);
 	self->nr_2m = mapped_2m(self->vm);
 	self->nr_file = allocated_2m();
+	self->nr_cached = gmem_nr_file_pages();
 }
 
 /* "Accounting exact at the end of every test." */
@@ -93,6 +95,7 @@ FIXTURE_TEARDOWN(huge)
 {
 	TEST_ASSERT_EQ(present(self->vm), 0);
 	assert_allocated(0);
+	TEST_ASSERT_EQ(gmem_nr_file_pages(), self->nr_cached);
 	kvm_vm_free(self->vm);
 }
 
@@ -110,6 +113,12 @@ static void new_mapped_file(struct gmem *g, struct kvm_vcpu *vcpu, u64 flags)
 {
 	new_huge_file(g, vcpu->vm, flags);
 	gmem_guest_fill(vcpu, g, 0, NR_FILE, VAL);
+}
+
+static void check_all_but(struct kvm_vcpu *vcpu, struct gmem *g, u64 page)
+{
+	gmem_guest_check_fill(vcpu, g, 0, page, VAL);
+	gmem_guest_check_fill(vcpu, g, page + 1, NR_FILE - page - 1, VAL + page + 1);
 }
 
 /* ---- Creation ---- */
@@ -361,6 +370,54 @@ HUGE_TEST(user_mapping)
 	gmem_destroy(&g);
 }
 
+/*
+ * A VM without private memory: its file is of one state, shared, or of none that a
+ * user may see.
+ */
+static void check_default_vm(u64 flags)
+{
+	const struct vm_shape shape = VM_SHAPE_DEFAULT;
+	bool shared = flags & GUEST_MEMFD_FLAG_INIT_SHARED;
+	u64 val, slot0_2m, users_2m = user_mapped_2m();
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	struct gmem g;
+
+	vm = __vm_create_with_vcpus(shape, 1, 0, gmem_guest_server, &vcpu);
+	vcpu_args_set(vcpu, 1, 0);
+	virt_map(vm, GMEM_GPA, GMEM_GPA, NR_FILE);
+	gmem_guest_do(vcpu, GMEM_GUEST_NOP, 0, 0, 0, 0);
+	slot0_2m = mapped_2m(vm);
+
+	gmem_new(&g, vm, NR_FILE, flags);
+	gmem_guest_fill(vcpu, &g, 0, NR_FILE, VAL);
+	TEST_ASSERT_EQ(mapped_2m(vm) - slot0_2m, NR_HUGE);
+	TEST_ASSERT_EQ(present(vm), NR_FILE);
+	if (shared) {
+		gmem_host_check(&g, 0, NR_FILE, VAL);
+		TEST_ASSERT_EQ(user_mapped_2m() - users_2m, NR_HUGE);
+	} else {
+		TEST_ASSERT_EQ(gmem_try_read(g.mem, &val), BUS_ADRERR);
+	}
+
+	/* A hole costs a piece its size, and nothing else. */
+	gmem_punch(&g, MID, 1);
+	TEST_ASSERT_EQ(present(vm), NR_FILE - 1);
+	gmem_guest_check_zero(vcpu, &g, MID, 1);
+	check_all_but(vcpu, &g, MID);
+	TEST_ASSERT_EQ(mapped_2m(vm) - slot0_2m, NR_HUGE - 1);
+
+	gmem_destroy(&g);
+	kvm_vm_free(vm);
+}
+
+HUGE_TEST(default_vm)
+{
+	check_default_vm(SHARED_HUGE);
+	check_default_vm(PRIVATE_HUGE);
+	assert_allocated(0);
+}
+
 /* "No collapse": the kernel must not copy the guest's pages into others. */
 HUGE_TEST(no_collapse)
 {
@@ -388,12 +445,6 @@ static void check_content(struct kvm_vcpu *vcpu, struct gmem *g, u64 page, u64 f
 		gmem_guest_check_zero(vcpu, g, page, 1);
 	else
 		gmem_guest_check_fill(vcpu, g, page, 1, VAL + page);
-}
-
-static void check_all_but(struct kvm_vcpu *vcpu, struct gmem *g, u64 page)
-{
-	gmem_guest_check_fill(vcpu, g, 0, page, VAL);
-	gmem_guest_check_fill(vcpu, g, page + 1, NR_FILE - page - 1, VAL + page + 1);
 }
 
 /* A page changes sides; the rest of its large page, and others, don't notice. */

@@ -393,7 +393,7 @@ static void run_stress(u32 seed)
 {
 	pthread_t vcpu_threads[NR_VCPUS];
 	struct kvm_vcpu *vcpus[NR_VCPUS];
-	u64 i;
+	u64 i, nr_cached = gmem_nr_file_pages();
 
 	vm = gmem_vm_create(NR_VCPUS, guest_code, vcpus);
 	virt_map(vm, GMEM_GPA, GMEM_GPA, nr_pages);
@@ -412,8 +412,10 @@ static void run_stress(u32 seed)
 	WRITE_ONCE(*gmem_guest_var(vm, guest_stop), 1);
 	for (i = 0; i < NR_VCPUS; i++)
 		kvm_pthread_join(vcpu_threads[i], NULL);
+	TEST_ASSERT_EQ(vm_get_stat(vm, gmem_pages_private), 0);
 	gmem_destroy(&g);
 	kvm_vm_free(vm);
+	TEST_ASSERT_EQ(gmem_nr_file_pages(), nr_cached);
 }
 
 int main(int argc, char *argv[])
