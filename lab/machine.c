@@ -22,12 +22,13 @@
 	"qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 "	\
 	"-accel tcg,thread=single -cpu max -smp 2 -m 4G"
 #define CMDLINE								\
-	"panic=-1 printk.devkmsg=on kunit.autorun=0 log_buf_len=4M no_hash_pointers "
+	"panic=-1 printk.devkmsg=on kunit.autorun=0 log_buf_len=4M no_hash_pointers GMEM_ALONE=1 "
 
 /*
  * A NAME=value that the kernel does not know goes to the environment of PID 1,
  * and so to the tests.  GMEM_SCALE is how many per cent of their loops those that
  * race shall turn: the debug kernel is 5 to 30 times slower under emulation.
+ * GMEM_ALONE: what is counted machine-wide is the test's own doing.
  *
  * Without la57=off KASAN now and then takes an interrupt that comes at boot while
  * identify_cpu() has no CPU features for a wild access: it asks cpu_feature_enabled()

@@ -92,11 +92,12 @@ struct kvm_gmem_ops {
 	/*
 	 * Do what may fail cleanly and isn't state: split an entry of the
 	 * platform's tables that is larger than the folio at @pfn, which may be
-	 * what was just split off a large one.  Called, before a range is converted,
-	 * punched or discarded, for the first folio that is present in each aligned
-	 * block of @max_order: an entry never was larger than that, and goes whole or
-	 * is split, hence one folio tells of its whole block.  invalidate_lock is
-	 * held for write.
+	 * what was just split off a large one.  Called for files with large folios
+	 * before private memory is converted, punched or discarded, for the first
+	 * folio that is present in each aligned block of @max_order: an entry never
+	 * was larger than that, and goes whole or is split, hence one folio tells of
+	 * its whole block.  invalidate_lock is held for write; memory failure may
+	 * still split a folio afterwards.
 	 */
 	int (*prepare_convert)(kvm_pfn_t pfn, int order);
 

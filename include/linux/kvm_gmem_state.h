@@ -35,7 +35,7 @@ struct gmem_state {
 	/* Piece number to value entry or bitmap; absent means @dflt. */
 	struct xarray pieces;
 
-	/* The value of a page that no entry describes; const after init. */
+	/* The value of a page that no entry describes; const once there are readers. */
 	bool dflt;
 
 	/* The change between prepare and commit; protected as writers are. */
@@ -83,6 +83,12 @@ struct gmem_state_change {
 
 void gmem_state_init(struct gmem_state *s, bool dflt);
 void gmem_state_destroy(struct gmem_state *s);
+
+/* What a map without entries, new or destroyed, has for all pages; no readers yet. */
+static inline void gmem_state_set_default(struct gmem_state *s, bool dflt)
+{
+	s->dflt = dflt;
+}
 
 bool gmem_state_test(struct gmem_state *s, unsigned long index);
 bool gmem_state_range_is(struct gmem_state *s, unsigned long start,

@@ -389,7 +389,7 @@ static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 	gi->flags = flags;
 	gi->in_place = kvm_gmem_in_place(flags, gi->ops);
 	gi->max_order = flags & GUEST_MEMFD_FLAG_HUGE ? ops->max_order : 0;
-	gmem_state_init(&gi->state, !(flags & GUEST_MEMFD_FLAG_INIT_SHARED));
+	gmem_state_set_default(&gi->state, !(flags & GUEST_MEMFD_FLAG_INIT_SHARED));
 
 	inode->i_op = &kvm_gmem_iops;
 	inode->i_mapping->a_ops = gi->ops->aops;
@@ -474,11 +474,17 @@ err_fops:
  */
 static bool kvm_gmem_reserved_is_good(const struct kvm_create_guest_memfd *args)
 {
+	u64 used = 0;
+	int i;
+
 	if (!(args->flags & GUEST_MEMFD_FLAG_HUGE))
 		return true;
 
 	/* page_shift, the first of them, has no value yet but "best effort". */
-	return !memchr_inv(args->reserved, 0, sizeof(args->reserved));
+	for (i = 0; i < ARRAY_SIZE(args->reserved); i++)
+		used |= args->reserved[i];
+
+	return !used;
 }
 
 /*
@@ -553,7 +559,10 @@ int kvm_gmem_check_extension(struct kvm *kvm, long cap)
 	}
 }
 
-/* Runs once an object of the slab cache, not once an inode. */
+/*
+ * Runs once an object of the slab cache, not once an inode: what an inode leaves as it
+ * has found it, and what kvm_gmem_destroy_inode() needs in one that was never used.
+ */
 static void kvm_gmem_init_inode_once(void *__gi)
 {
 	struct gmem_inode *gi = __gi;
@@ -561,6 +570,7 @@ static void kvm_gmem_init_inode_once(void *__gi)
 	inode_init_once(&gi->vfs_inode);
 	init_rwsem(&gi->bindings_lock);
 	INIT_LIST_HEAD(&gi->files);
+	gmem_state_init(&gi->state, false);
 }
 
 static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
@@ -572,12 +582,7 @@ static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
 		return NULL;
 
 	mpol_shared_policy_init(&gi->policy, NULL);
-	gmem_state_init(&gi->state, false);
 	atomic_long_set(&gi->nr_private, 0);
-	gi->ops = NULL;
-	gi->flags = 0;
-	gi->in_place = false;
-	gi->max_order = 0;
 
 	return &gi->vfs_inode;
 }

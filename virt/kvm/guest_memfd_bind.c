@@ -53,20 +53,6 @@ void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t en
 	};
 }
 
-static bool kvm_gmem_is_bound(struct gmem_file *f, pgoff_t start, pgoff_t end)
-{
-	unsigned long index;
-	int as;
-
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		if (xa_find(&f->bindings[as], &index, end - 1, XA_PRESENT))
-			return true;
-	}
-
-	return false;
-}
-
 /*
  * Zap @slot's view of [@start, @end), and keep faults from installing anything
  * there until the invalidation ends.  Faults of neighbours are kept out too, as
@@ -101,25 +87,42 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
 {
 	struct kvm *kvm = f->kvm;
 	struct kvm_memory_slot *slot;
+	bool found = false;
 	bool flush = false;
 	pgoff_t index;
 	int as;
 
-	if (!kvm_gmem_is_bound(f, start, end))
-		return;
-
-	KVM_MMU_LOCK(kvm);
-	kvm_mmu_invalidate_start(kvm);
-
 	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
 		index = start;
-		kvm_gmem_for_each_binding(f, as, slot, index, end)
+		kvm_gmem_for_each_binding(f, as, slot, index, end) {
+			if (!found) {
+				KVM_MMU_LOCK(kvm);
+				kvm_mmu_invalidate_start(kvm);
+				found = true;
+			}
+
 			flush |= kvm_gmem_zap_slot(f, slot, start, end, filter);
+		}
 	}
 
 	if (flush)
 		kvm_flush_remote_tlbs(kvm);
-	KVM_MMU_UNLOCK(kvm);
+	if (found)
+		KVM_MMU_UNLOCK(kvm);
+}
+
+static bool kvm_gmem_is_bound(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	unsigned long index;
+	int as;
+
+	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
+		index = start;
+		if (xa_find(&f->bindings[as], &index, end - 1, XA_PRESENT))
+			return true;
+	}
+
+	return false;
 }
 
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start,
@@ -245,6 +248,9 @@ void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	int as;
 
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+
+	if (!GMEM_I(f->inode)->ops->release_range)
+		return;
 
 	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
 		index = start;

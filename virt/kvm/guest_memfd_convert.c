@@ -188,9 +188,20 @@ static void kvm_gmem_leak_unshared(struct gmem_conversion *c, struct folio *foli
 	atomic64_add(nr_pages, &c->f->kvm->stat.generic.gmem_pages_leaked);
 }
 
-static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *folio)
+/* Have the platform give @folio up.  False if it refuses, and the folio is lost. */
+static bool kvm_gmem_make_shared(struct gmem_conversion *c, struct folio *folio)
 {
 	const struct kvm_gmem_ops *ops = GMEM_I(c->f->inode)->ops;
+
+	if (!ops->make_shared || ops->make_shared(folio_pfn(folio), folio_order(folio)))
+		return true;
+
+	kvm_gmem_leak_unshared(c, folio);
+	return false;
+}
+
+static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *folio)
+{
 	bool moves = kvm_gmem_folio_moves(c, folio);
 
 	if (!moves && !c->is_explicit)
@@ -200,11 +211,8 @@ static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *foli
 	VM_WARN_ON_ONCE_FOLIO(moves && (folio->index < c->start ||
 					folio_next_index(folio) > c->end), folio);
 
-	if (moves && !c->to_private && ops->make_shared &&
-	    !ops->make_shared(folio_pfn(folio), folio_order(folio))) {
-		kvm_gmem_leak_unshared(c, folio);
+	if (moves && !c->to_private && !kvm_gmem_make_shared(c, folio))
 		return;
-	}
 
 	if (moves)
 		c->nr_moved += folio_nr_pages(folio);
@@ -248,6 +256,30 @@ static bool kvm_gmem_is_fragmented(struct gmem_conversion *c, pgoff_t start, pgo
 }
 
 /*
+ * Drop the folios in [@start, @end), none of which is held.  What is leaked by then is
+ * counted; it wouldn't be by ->free_folio().
+ */
+static void kvm_gmem_drop_block(struct gmem_conversion *c, pgoff_t start, pgoff_t end)
+{
+	struct inode *inode = c->f->inode;
+	struct folio_batch fbatch;
+	pgoff_t index = start;
+	int i;
+
+	folio_batch_init(&fbatch);
+	while (!c->to_private && GMEM_I(inode)->ops->make_shared &&
+	       filemap_get_folios(inode->i_mapping, &index, end - 1, &fbatch)) {
+		for (i = 0; i < folio_batch_count(&fbatch); i++)
+			kvm_gmem_make_shared(c, fbatch.folios[i]);
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	kvm_gmem_release_inode_range(inode, start, end);
+	kvm_gmem_drop_folios(c->f, start, end);
+}
+
+/*
  * Small folios don't grow together again.  Where the bytes of an aligned block need
  * not survive, rather than zero its small folios drop them: the next touch
  * gets a large folio, with zeros.
@@ -271,10 +303,8 @@ static void kvm_gmem_drop_fragments(struct gmem_conversion *c)
 			continue;
 		}
 
-		if (kvm_gmem_is_fragmented(c, start, start + nr)) {
-			kvm_gmem_release_inode_range(inode, start, start + nr);
-			kvm_gmem_drop_folios(c->f, start, start + nr);
-		}
+		if (kvm_gmem_is_fragmented(c, start, start + nr))
+			kvm_gmem_drop_block(c, start, start + nr);
 		start += nr;
 	}
 }
@@ -360,7 +390,8 @@ static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
 		r = kvm_gmem_check_holders(c);
 	if (!r)
 		r = kvm_gmem_cut_conversion(c);
-	if (!r)
+	/* To private, what is private already is left alone unless asked for. */
+	if (!r && (!c->to_private || c->is_explicit))
 		r = kvm_gmem_prepare_range(c->f->inode, c->start, c->end);
 	if (!r && discard)
 		r = kvm_gmem_reclaim_inode_range(c->f->inode, c->start, c->end);

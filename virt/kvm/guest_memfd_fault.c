@@ -96,22 +96,31 @@ static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
  * the file: that of @folio if the VM type maps nothing smaller but single pages, the
  * slot shows all of it, and shows it aligned; else 0.  A large folio with a
  * poisoned page is one that memory failure could not split.
+ *
+ * What of a file with two backings is private is told by the VM's attributes.  They may
+ * change any time: it isn't wrong to give the guest more than it uses, but slow.
  */
 static int kvm_gmem_mapping_order(struct gmem_file *f, struct kvm_memory_slot *slot,
 				  gfn_t gfn, pgoff_t index, struct folio *folio)
 {
-	unsigned int order = GMEM_I(f->inode)->max_order;
-	pgoff_t nr = 1UL << order;
+	struct gmem_inode *gi = GMEM_I(f->inode);
+	pgoff_t nr = 1UL << gi->max_order;
 	pgoff_t start = ALIGN_DOWN(index, nr);
 
-	if (!order || folio_order(folio) < order || kvm_gmem_folio_is_poisoned(folio))
+	if (nr == 1 || folio_order(folio) < gi->max_order ||
+	    kvm_gmem_folio_is_poisoned(folio))
 		return 0;
 
 	if ((gfn ^ index) & (nr - 1) || start < slot->gmem.pgoff ||
 	    start + nr > slot->gmem.pgoff + slot->npages)
 		return 0;
 
-	return order;
+	gfn = ALIGN_DOWN(gfn, nr);
+	if (!kvm_memslot_is_gmem_only(slot) &&
+	    !kvm_mem_is_uniform(f->kvm, slot, gfn, gfn + nr))
+		return 0;
+
+	return gi->max_order;
 }
 
 static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,

@@ -384,7 +384,8 @@ int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end)
 
 	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
 
-	if (!gi->ops->prepare_convert)
+	/* Where all folios are pages, no entry is larger than a folio. */
+	if (!gi->ops->prepare_convert || !gi->max_order)
 		return 0;
 
 	while (!r && (start = kvm_gmem_next_present(inode, start, end)) < end) {
@@ -460,9 +461,10 @@ void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	kvm_gmem_assert_cut(f->inode, start);
 	kvm_gmem_assert_cut(f->inode, end);
 
+	/* One page, the usual case, needs no second look at its state. */
 	first_private = kvm_gmem_index_is_private(f->inode, start);
-	mixed = gi->in_place &&
-		!gmem_state_range_is(&gi->state, start, end, first_private);
+	mixed = gi->in_place && end - start > 1 &&
+		!gmem_state_range_is(&gi->state, start + 1, end, first_private);
 	if (mixed)
 		nr_private = kvm_gmem_count_private(f->inode, start, end);
 

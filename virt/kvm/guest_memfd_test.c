@@ -233,7 +233,6 @@ static const struct kvm_gmem_ops double_ops = {
 	.aops		 = &double_aops,
 	.content	 = double_content,
 	.may_convert	 = double_may_convert,
-	.prepare_convert = double_prepare_convert,
 	.make_private	 = double_make_private,
 	.move_range	 = double_move_range,
 	.make_shared	 = double_make_shared,
@@ -422,8 +421,7 @@ static void gmem_core_to_private(struct kunit *test)
 
 	/* Pages are assigned at their first private use, not at conversion. */
 	KUNIT_EXPECT_EQ(test, convert(2, 6, true, 0), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 2, 6 }, { PREPARE, 2, 3 }, { PREPARE, 5, 6 },
-		      { INVALIDATE, 2, 6 }, { MOVE, 2, 6 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 2, 6 }, { INVALIDATE, 2, 6 }, { MOVE, 2, 6 });
 	expect_state(test, 2, 6, true);
 	expect_state(test, 0, 2, false);
 	expect_state(test, 6, NR_PAGES, false);
@@ -439,8 +437,7 @@ static void gmem_core_to_shared(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(3, 8, false, 0), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { PREPARE, 4, 5 }, { PREPARE, 6, 7 },
-		      { INVALIDATE, 3, 8 }, { MOVE, 3, 8 }, { MAKE_SHARED, 4, 5 },
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 }, { MOVE, 3, 8 }, { MAKE_SHARED, 4, 5 },
 		      { MAKE_SHARED, 6, 7 });
 	expect_state(test, 3, 8, false);
 
@@ -458,8 +455,7 @@ static void gmem_core_mixed_range(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(1, 3, false, ZERO), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 1, 3 }, { PREPARE, 1, 2 }, { PREPARE, 2, 3 },
-		      { INVALIDATE, 1, 3 }, { MOVE, 1, 3 }, { MAKE_SHARED, 2, 3 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 1, 3 }, { INVALIDATE, 1, 3 }, { MOVE, 1, 3 }, { MAKE_SHARED, 2, 3 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
 	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
 }
@@ -476,7 +472,7 @@ static void gmem_core_preserve(struct kunit *test)
 
 	/* Whereas the other flags ask for something. */
 	KUNIT_EXPECT_EQ(test, convert(0, 4, true, ZERO), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { PREPARE, 1, 2 }, { INVALIDATE, 0, 4 },
+	EXPECT_EVENTS(test, { MAY_CONVERT, 0, 4 }, { INVALIDATE, 0, 4 },
 		      { MOVE, 0, 4 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
 }
@@ -526,34 +522,6 @@ static void gmem_core_veto(struct kunit *test)
 		fail_hook(HOOK_NONE, 0, 0);
 		KUNIT_EXPECT_EQ(test, convert(7, 9, to_private, 0), 0);
 	}
-}
-
-static void gmem_core_prepare_fails(struct kunit *test)
-{
-	int nth;
-
-	fill(3, 0x33);
-	fill(5, 0x55);
-
-	for (nth = 1; nth <= 2; nth++) {
-		start_here();
-		fail_hook(PREPARE, nth, -EBUSY);
-		KUNIT_EXPECT_EQ(test, convert(3, 6, true, DISCARD), -EBUSY);
-		KUNIT_EXPECT_EQ(test, dbl->nr_events, nth);
-		expect_state(test, 3, 6, false);
-		KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
-
-		/* A hole cannot be punched either, and then the page stays. */
-		fail_hook(PREPARE, nth, -EBUSY);
-		KUNIT_EXPECT_EQ(test, punch(3, 6), -EBUSY);
-		KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
-		KUNIT_EXPECT_EQ(test, byte_at(5), 0x55);
-	}
-
-	/* No trace is left of the change that wasn't made. */
-	fail_hook(HOOK_NONE, 0, 0);
-	KUNIT_EXPECT_EQ(test, convert(3, 6, true, 0), 0);
-	expect_state(test, 3, 6, true);
 }
 
 /* A page that the platform keeps leaves the file, and is nobody's from then on. */
@@ -610,8 +578,7 @@ static void gmem_core_discard(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(4, 6, true, DISCARD), 0);
-	EXPECT_EVENTS(test, { PREPARE, 4, 5 }, { PREPARE, 5, 6 },
-		      { RECLAIM, 4, 6 }, { INVALIDATE, 4, 6 }, { RELEASE, 4, 6 },
+	EXPECT_EVENTS(test, { RECLAIM, 4, 6 }, { INVALIDATE, 4, 6 }, { RELEASE, 4, 6 },
 		      { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 });
 	KUNIT_EXPECT_EQ(test, byte_at(4), -1);
 	expect_state(test, 4, 6, true);
@@ -624,7 +591,7 @@ static void gmem_core_punch(struct kunit *test)
 
 	/* The hole begins with what is there; its end is the caller's. */
 	KUNIT_EXPECT_EQ(test, punch(6, 10), 0);
-	EXPECT_EVENTS(test, { PREPARE, 8, 9 }, { RECLAIM, 8, 10 }, { INVALIDATE, 8, 10 },
+	EXPECT_EVENTS(test, { RECLAIM, 8, 10 }, { INVALIDATE, 8, 10 },
 		      { RELEASE, 8, 10 }, { FREE_FOLIO, 8, 9 });
 	KUNIT_EXPECT_EQ(test, byte_at(8), -1);
 	expect_state(test, 8, 9, false);
@@ -641,13 +608,13 @@ static void gmem_core_reclaim_fails(struct kunit *test)
 
 	fail_hook(RECLAIM, 1, -EIO);
 	KUNIT_EXPECT_EQ(test, punch(2, 6), -EIO);
-	EXPECT_EVENTS(test, { PREPARE, 3, 4 }, { RECLAIM, 3, 6 });
+	EXPECT_EVENTS(test, { RECLAIM, 3, 6 });
 	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
 
 	start_here();
 	fail_hook(RECLAIM, 1, -EIO);
 	KUNIT_EXPECT_EQ(test, convert(2, 6, true, DISCARD), -EIO);
-	EXPECT_EVENTS(test, { PREPARE, 3, 4 }, { RECLAIM, 2, 6 });
+	EXPECT_EVENTS(test, { RECLAIM, 2, 6 });
 	expect_state(test, 2, 6, false);
 	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
 
@@ -711,7 +678,7 @@ static void gmem_core_unbind(struct kunit *test)
 	/* An unbound file converts like any other; there is no one to ask. */
 	KUNIT_EXPECT_EQ(test, convert(0, 4, true, 0), 0);
 	KUNIT_EXPECT_EQ(test, convert(0, 4, false, 0), 0);
-	EXPECT_EVENTS(test, { PREPARE, 1, 2 }, { PREPARE, 1, 2 }, { MAKE_SHARED, 1, 2 });
+	EXPECT_EVENTS(test, { MAKE_SHARED, 1, 2 });
 
 	KUNIT_EXPECT_EQ(test, set_slot(NR_PAGES), 0);
 	KUNIT_EXPECT_EQ(test, get_pfn(1, &pfn), 0);
@@ -946,8 +913,7 @@ static void gmem_large_convert(struct kunit *test)
 
 	/* What lies inside stays whole, with one call for all of it. */
 	KUNIT_EXPECT_EQ(test, convert(5, 12, true, 0), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 5, 12 }, { PREPARE, 5, 6 }, { PREPARE, 8, 12 },
-		      { INVALIDATE, 5, 12 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 5, 12 }, { INVALIDATE, 5, 12 });
 	KUNIT_EXPECT_EQ(test, order_at(4), 0);
 	KUNIT_EXPECT_EQ(test, order_at(6), 1);
 	KUNIT_EXPECT_EQ(test, order_at(8), LARGE_ORDER);
@@ -988,7 +954,44 @@ static void gmem_large_prepare(struct kunit *test)
 	EXPECT_EVENTS(test, { PREPARE, 0, 4 }, { PREPARE, 6, 8 }, { PREPARE, 8, 9 },
 		      { PREPARE, 12, 16 });
 	KUNIT_EXPECT_EQ(test, byte_at(0), 0x10);
+
+	/* To private only if what is private already is to go, too. */
+	fail_hook(PREPARE, 2, -EIO);
+	KUNIT_EXPECT_EQ(test, convert(0, 8, true, DISCARD), -EIO);
+	EXPECT_EVENTS(test, { PREPARE, 0, 4 }, { PREPARE, 6, 8 });
+	KUNIT_EXPECT_EQ(test, byte_at(6), 0x46);
 	expect_accounts(test);
+
+	/* No trace is left of the change that wasn't made. */
+	fail_hook(HOOK_NONE, 0, 0);
+	KUNIT_EXPECT_EQ(test, convert(0, 16, false, PRESERVE), 0);
+	expect_state(test, 0, 16, false);
+	expect_accounts(test);
+}
+
+/* What the platform keeps of a block that is dropped is lost, and counted. */
+static void gmem_large_replace_refused(struct kunit *test)
+{
+	struct folio *folio;
+
+	fill_block(4, 0x44);
+	split_block(test, 4);
+	KUNIT_ASSERT_EQ(test, convert(4, 8, true, PRESERVE), 0);
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 5);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	folio_put(folio);
+	start_here();
+
+	fail_hook(MAKE_SHARED, 2, -EIO);
+	KUNIT_EXPECT_EQ(test, convert(4, 8, false, ZERO), 0);
+	KUNIT_EXPECT_EQ(test, pages_leaked(), 1);
+	KUNIT_EXPECT_EQ(test, order_at(4), -1);
+	KUNIT_EXPECT_EQ(test, order_at(5), -1);
+	expect_accounts(test);
+
+	/* The reference that keeps the page from the allocator. */
+	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
+	folio_put(folio);
 }
 
 /* Someone holds a part of a folio, by page 6; no other part can go its way. */
@@ -1172,6 +1175,7 @@ static void gmem_large_replace(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, convert(3, 9, false, ZERO), 0);
 	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 9 }, { PREPARE, 4, 5 }, { INVALIDATE, 3, 9 },
+		      { MAKE_SHARED, 4, 5 }, { MAKE_SHARED, 5, 6 }, { MAKE_SHARED, 6, 8 },
 		      { RELEASE, 4, 8 }, { FREE_FOLIO, 4, 5 }, { FREE_FOLIO, 5, 6 },
 		      { FREE_FOLIO, 6, 8 });
 	KUNIT_EXPECT_EQ(test, order_at(4), -1);
@@ -1407,7 +1411,6 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_preserve),
 	KUNIT_CASE(gmem_core_content),
 	KUNIT_CASE(gmem_core_veto),
-	KUNIT_CASE(gmem_core_prepare_fails),
 	KUNIT_CASE(gmem_core_make_shared_fails),
 	KUNIT_CASE(gmem_core_make_private),
 	KUNIT_CASE(gmem_core_discard),
@@ -1435,6 +1438,7 @@ static struct kunit_case gmem_large_cases[] = {
 	KUNIT_CASE(gmem_large_zero),
 	KUNIT_CASE(gmem_large_convert),
 	KUNIT_CASE(gmem_large_prepare),
+	KUNIT_CASE(gmem_large_replace_refused),
 	KUNIT_CASE(gmem_large_held),
 	KUNIT_CASE(gmem_large_widened),
 	KUNIT_CASE(gmem_large_late_fault),

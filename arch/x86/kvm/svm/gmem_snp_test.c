@@ -1088,9 +1088,12 @@ static void gmem_snp_policy(struct kunit *test)
 {
 	struct snp_test *t = snp_test(test);
 
-	KUNIT_EXPECT_EQ(test, t->ops->create_flags, GUEST_MEMFD_FLAG_MMAP |
-			GUEST_MEMFD_FLAG_INIT_SHARED | KVM_GMEM_HUGE_FLAG);
-	KUNIT_EXPECT_EQ(test, t->ops->max_order, KVM_GMEM_HUGE_ORDER);
+	KUNIT_EXPECT_EQ(test, t->ops->create_flags & ~GUEST_MEMFD_FLAG_HUGE,
+			GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED);
+	if (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE)) {
+		KUNIT_EXPECT_TRUE(test, t->ops->create_flags & GUEST_MEMFD_FLAG_HUGE);
+		KUNIT_EXPECT_EQ(test, t->ops->max_order, PMD_ORDER);
+	}
 	KUNIT_EXPECT_EQ(test, t->ops->attributes, KVM_MEMORY_ATTRIBUTE_PRIVATE);
 	KUNIT_EXPECT_TRUE(test, t->ops->zap_on_convert);
 

@@ -58,16 +58,28 @@ FIXTURE_TEARDOWN(blocks)
 
 #define BLOCK_TEST(name)	TEST_F_TIMEOUT(blocks, name, GMEM_TIMEOUT_S)
 
-/* The guest fills pages [@first, @first + @nr), with a fault for each, or for few. */
+/* The guest touches @nr pages, all absent from its tables: by blocks, or by pages? */
+#define expect_exits(vcpu, nr, by_blocks, action)				\
+do {										\
+	u64 __exits = vcpu_get_stat(vcpu, exits), __nr = (nr);			\
+	bool __blocks = (by_blocks);						\
+										\
+	action;									\
+	__exits = vcpu_get_stat(vcpu, exits) - __exits;				\
+	TEST_ASSERT(__blocks ? __exits < FEW : __exits >= __nr,			\
+		    "%lu exits for %lu pages, should be mapped by %s",		\
+		    __exits, __nr, __blocks ? "blocks" : "pages");		\
+} while (0)
+
 static void fill(struct kvm_vcpu *vcpu, struct gmem *g, u64 first, u64 nr, bool by_blocks)
 {
-	u64 exits = vcpu_get_stat(vcpu, exits);
+	expect_exits(vcpu, nr, by_blocks, gmem_guest_fill(vcpu, g, first, nr, VAL + first));
+}
 
-	gmem_guest_fill(vcpu, g, first, nr, VAL + first);
-	exits = vcpu_get_stat(vcpu, exits) - exits;
-	TEST_ASSERT(by_blocks ? exits < FEW : exits >= nr,
-		    "%lu exits for %lu pages, mapped by %s", exits, nr,
-		    by_blocks ? "blocks" : "pages");
+static void check(struct kvm_vcpu *vcpu, struct gmem *g, u64 first, u64 nr, bool by_blocks)
+{
+	expect_exits(vcpu, nr, by_blocks,
+		     gmem_guest_check_fill(vcpu, g, first, nr, VAL + first));
 }
 
 BLOCK_TEST(few_faults)
@@ -99,7 +111,7 @@ BLOCK_TEST(alignment)
 
 	/* The memory is where it was, and goes by blocks now. */
 	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
-	gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
+	check(self->vcpu, &g, 0, NR, true);
 	gmem_unbind(&g);
 
 	vm_set_user_memory_region2(self->vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
@@ -146,8 +158,7 @@ BLOCK_TEST(users_first)
 
 	gmem_new(&g, self->vm, NR, SHARED_HUGE);
 	gmem_host_fill(&g, 0, NR, VAL);
-	gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
-	fill(self->vcpu, &g, 0, NR, true);
+	check(self->vcpu, &g, 0, NR, true);
 	gmem_host_fill(&g, MID, BLOCK, OTHER);
 	gmem_guest_check_fill(self->vcpu, &g, MID, BLOCK, OTHER);
 	gmem_destroy(&g);
