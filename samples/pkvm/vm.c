@@ -93,19 +93,22 @@ static void create_memory(struct vm *vm)
 	if (vm->ram == MAP_FAILED || !vm->pages)
 		err(1, "guest memory");
 	memset(vm->pages, PAGE_INITIAL, PAGES(vm->ram_size));
+	vm->nr_pages[PAGE_INITIAL] = PAGES(vm->ram_size);
 
 	/* KVM's own accesses to shared pages go through userspace_addr. */
 	slot.userspace_addr = (unsigned long)vm->ram;
 	IOCTL(vm->fd, KVM_SET_USER_MEMORY_REGION2, &slot);
 }
 
-size_t count_pages(const struct vm *vm, enum page state)
+static void set_pages(struct vm *vm, size_t first, size_t nr, enum page state)
 {
-	size_t i, n = 0;
+	size_t i;
 
-	for (i = 0; i < PAGES(vm->ram_size); i++)
-		n += vm->pages[i] == state;
-	return n;
+	for (i = first; i < first + nr; i++) {
+		vm->nr_pages[vm->pages[i]]--;
+		vm->pages[i] = state;
+	}
+	vm->nr_pages[state] += nr;
 }
 
 /* Makes guest memory private or shared, content kept. Returns 0 or -errno. */
@@ -130,8 +133,8 @@ int convert(struct vm *vm, __u64 gpa, __u64 size, bool private)
 	} while (ret && errno == EAGAIN && ++tries < MAX_TRIES && !usleep(1000));
 	if (ret)
 		return -errno;
-	memset(vm->pages + a.offset / PAGE_SIZE, private ? PAGE_PRIVATE : PAGE_SHARED,
-	       size / PAGE_SIZE);
+	set_pages(vm, a.offset / PAGE_SIZE, size / PAGE_SIZE,
+		  private ? PAGE_PRIVATE : PAGE_SHARED);
 	return 0;
 }
 
@@ -276,8 +279,8 @@ static void tell_batch(struct vm *vm)
 	if (b->end)
 		say(vm, "guest: had me make %s pages at 0x%llx %s\n" STATE,
 		    num((b->end - b->start) / PAGE_SIZE), b->start,
-		    b->private ? "private again" : "shared", num(count_pages(vm, PAGE_PRIVATE)),
-		    num(count_pages(vm, PAGE_SHARED)), num(count_pages(vm, PAGE_INITIAL)));
+		    b->private ? "private again" : "shared", num(vm->nr_pages[PAGE_PRIVATE]),
+		    num(vm->nr_pages[PAGE_SHARED]), num(vm->nr_pages[PAGE_INITIAL]));
 	memset(b, 0, sizeof(*b));
 }
 

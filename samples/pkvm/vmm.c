@@ -134,8 +134,8 @@ static void check_start(const struct vm *vm)
 		wrong("the guest's kernel could be read from its private page");
 	say(vm, "VMM: made %s private; reading the kernel is refused (SIGBUS)\n" STATE,
 	    vm->lazy ? "them" : "them, and all other memory,",
-	    num(count_pages(vm, PAGE_PRIVATE)), num(count_pages(vm, PAGE_SHARED)),
-	    num(count_pages(vm, PAGE_INITIAL)));
+	    num(vm->nr_pages[PAGE_PRIVATE]), num(vm->nr_pages[PAGE_SHARED]),
+	    num(vm->nr_pages[PAGE_INITIAL]));
 }
 
 static void check_reach(const struct vm *vm)
@@ -332,6 +332,8 @@ int main(int argc, char **argv)
 	double start;
 
 	parse_options(&vm, &opt, argc, argv);
+	if (sysconf(_SC_PAGESIZE) != PAGE_SIZE)
+		errx(1, "this VMM knows pages of 4 KiB only");
 	if (opt.disk) {
 		length = digest_file(opt.disk);
 		add_disk(&vm, opt.disk);

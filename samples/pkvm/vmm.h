@@ -24,7 +24,7 @@
 #include <sys/ioctl.h>
 #include <linux/kvm.h>
 
-#define PAGE_SIZE	4096ul		/* of the host, and of pKVM's granule */
+#define PAGE_SIZE	4096ul		/* checked: of the host, hence of pKVM */
 #define KIB		1024ul
 #define MIB		(1024 * KIB)
 #define PAGES(bytes)	(((bytes) + PAGE_SIZE - 1) / PAGE_SIZE)
@@ -69,6 +69,7 @@ enum page {
 	PAGE_PRIVATE,
 	PAGE_INITIAL,	/* shared since the file was created */
 	PAGE_SHARED,	/* by the guest */
+	NR_PAGE_STATES,
 };
 
 struct vm;
@@ -107,6 +108,7 @@ struct vm {
 	__u8 *ram;		/* the guest's memory as the VMM sees it */
 	size_t ram_size;
 	__u8 *pages;		/* an enum page each */
+	size_t nr_pages[NR_PAGE_STATES];
 	struct batch batch;
 	unsigned int nr_cpus;
 	struct vcpu cpus[MAX_CPUS];
@@ -134,7 +136,6 @@ void create_cpus(struct vm *vm);
 void run_vm(struct vm *vm);
 void destroy_vm(struct vm *vm);
 int convert(struct vm *vm, __u64 gpa, __u64 size, bool private);
-size_t count_pages(const struct vm *vm, enum page state);
 void *shared_memory(struct vm *vm, __u64 gpa, __u64 size);
 int xioctl(int fd, unsigned long request, unsigned long arg, const char *what);
 #define IOCTL(fd, request, arg) xioctl(fd, request, (unsigned long)(arg), #request)

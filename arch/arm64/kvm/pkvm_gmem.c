@@ -435,6 +435,12 @@ int pkvm_gmem_abort(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot)
 	return ret;
 }
 
+static bool pkvm_gmem_is_mapped(struct kvm *kvm, gfn_t gfn)
+{
+	guard(read_lock)(&kvm->mmu_lock);
+	return pkvm_first_mapping(kvm, gfn, gfn + 1);
+}
+
 /*
  * The vCPU runs again: what it has asked for has been done, or won't be.  What is left
  * to do if it wants to share a page that it hasn't touched yet is to give it that
@@ -456,6 +462,9 @@ void pkvm_close_request(struct kvm_vcpu *vcpu)
 	guard(srcu)(&vcpu->kvm->srcu);
 
 	if (pkvm_close_mirror(vcpu, &slot, &page.gfn) != PKVM_REQUEST_SHARE)
+		return;
+
+	if (pkvm_gmem_is_mapped(vcpu->kvm, page.gfn))
 		return;
 
 	if (slot && kvm_slot_has_gmem(slot) && !pkvm_gmem_topup(vcpu))
@@ -517,11 +526,42 @@ static void pkvm_gmem_move_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 	}
 }
 
-/* Take back the first page that the guest has from *@gfn on, and advance that. */
+/* How many pages with neighbouring addresses has the guest from @m on? */
+static int pkvm_gmem_count_run(struct pkvm_mapping *m, gfn_t end)
+{
+	gfn_t gfn = m->gfn;
+	int nr = 1;
+
+	while (nr < PKVM_TAKE_PAGES) {
+		m = pkvm_next_mapping(m, end);
+		if (!m || m->gfn != gfn + nr)
+			break;
+		nr++;
+	}
+
+	return nr;
+}
+
+/* The first @nr mappings from @m on, pages that the host has back. */
+static void pkvm_gmem_forget_run(struct kvm *kvm, struct pkvm_mapping *m, gfn_t end, int nr)
+{
+	struct pkvm_mapping *next;
+
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	for (; nr--; m = next) {
+		next = nr ? pkvm_next_mapping(m, end) : NULL;
+		pkvm_mapping_remove(m, &kvm->arch.mmu.pgt->pkvm_mappings);
+		pkvm_gmem_page_is_back(m);
+		kfree(m);
+	}
+}
+
+/* Take back the first pages that the guest has from *@gfn on, and advance that. */
 static int pkvm_gmem_reclaim_next(struct kvm *kvm, gfn_t *gfn, gfn_t end)
 {
 	struct pkvm_mapping *m;
-	int ret;
+	int nr;
 
 	lockdep_assert_held(&kvm->arch.pkvm.stage2_lock);
 
@@ -537,13 +577,13 @@ static int pkvm_gmem_reclaim_next(struct kvm *kvm, gfn_t *gfn, gfn_t end)
 	WRITE_ONCE(kvm->arch.pkvm.has_poison, true);
 
 	*gfn = m->gfn + 1;
-	ret = kvm_call_hyp_nvhe(__pkvm_host_take_page, kvm->arch.pkvm.handle, m->gfn);
-	if (ret)
-		return ret;
+	nr = kvm_call_hyp_nvhe(__pkvm_host_take_pages, kvm->arch.pkvm.handle, m->gfn,
+			       pkvm_gmem_count_run(m, end));
+	if (nr < 0)
+		return nr;
 
-	pkvm_mapping_remove(m, &kvm->arch.mmu.pgt->pkvm_mappings);
-	pkvm_gmem_page_is_back(m);
-	kfree(m);
+	*gfn = m->gfn + nr;
+	pkvm_gmem_forget_run(kvm, m, end, nr);
 	return 0;
 }
 

@@ -177,21 +177,33 @@ void pkvm_drop_request(struct pkvm_hyp_vcpu *hyp_vcpu)
 }
 
 /*
- * Call @fn for a protected VM that isn't being torn down.  It cannot begin to be
- * while there is a reference to it.
+ * A protected VM that isn't being torn down, or NULL.  It cannot begin to be while
+ * there is a reference to it.
  */
+static struct pkvm_hyp_vm *get_live_pvm(pkvm_handle_t handle)
+{
+	struct pkvm_hyp_vm *vm = get_pkvm_hyp_vm(handle);
+
+	if (!vm)
+		return NULL;
+
+	if (pkvm_hyp_vm_is_protected(vm) && !vm->kvm.arch.pkvm.is_dying)
+		return vm;
+
+	put_pkvm_hyp_vm(vm);
+	return NULL;
+}
+
 int pkvm_call_live_pvm(pkvm_handle_t handle, u64 gfn,
 		       int (*fn)(u64 gfn, struct pkvm_hyp_vm *vm))
 {
-	struct pkvm_hyp_vm *vm = get_pkvm_hyp_vm(handle);
-	int ret = -EINVAL;
+	struct pkvm_hyp_vm *vm = get_live_pvm(handle);
+	int ret;
 
 	if (!vm)
-		return ret;
+		return -EINVAL;
 
-	if (pkvm_hyp_vm_is_protected(vm) && !vm->kvm.arch.pkvm.is_dying)
-		ret = fn(gfn, vm);
-
+	ret = fn(gfn, vm);
 	put_pkvm_hyp_vm(vm);
 	return ret;
 }
@@ -306,4 +318,32 @@ unlock:
 	host_unlock_component();
 
 	return ret == -EHWPOISON ? 0 : ret;
+}
+
+/*
+ * Take up to @nr pages that follow each other.  Returns how many: fewer if there is
+ * one that can't be taken, or why if that is the first.
+ */
+int __pkvm_host_take_pages(pkvm_handle_t handle, u64 gfn, u64 nr)
+{
+	struct pkvm_hyp_vm *vm;
+	int ret = 0;
+	u64 i;
+
+	/* Nothing can interrupt this. */
+	if (!nr || nr > PKVM_TAKE_PAGES)
+		return -EINVAL;
+
+	vm = get_live_pvm(handle);
+	if (!vm)
+		return -EINVAL;
+
+	for (i = 0; i < nr; i++) {
+		ret = __pkvm_host_take_page(gfn + i, vm);
+		if (ret)
+			break;
+	}
+
+	put_pkvm_hyp_vm(vm);
+	return i ?: ret;
 }

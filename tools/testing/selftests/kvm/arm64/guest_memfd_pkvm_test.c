@@ -4,9 +4,13 @@
  * what it shares and takes back, what the host cannot reach, and what remains of
  * that if VMM or guest are malicious or clumsy.
  */
+#include <linux/futex.h>
 #include <linux/psci.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+
+#include <asm/cputype.h>
 
 #include "pkvm_util.h"
 #include "kvm_test_harness.h"
@@ -310,6 +314,33 @@ static void check_syscalls(u8 *mem, int error)
 	close(pipes[1]);
 }
 
+/*
+ * Ways into a page that don't begin with a copy: by its struct page, as a futex, DMA
+ * or populating a mapping, and by way of the address space of the task.
+ */
+static void check_other_ways(u8 *mem, bool private)
+{
+	int fd, mem_fd = open("/proc/self/mem", O_RDWR), error = private ? EFAULT : 0;
+	u8 buf[64];
+
+	TEST_ASSERT(mem_fd >= 0, "/proc/self/mem: errno %d", errno);
+	TEST_ASSERT_EQ(error_of(syscall(__NR_futex, mem, FUTEX_WAKE, 1, NULL)), error);
+	TEST_ASSERT_EQ(error_of(madvise(mem, PAGE_SIZE, MADV_POPULATE_READ)), error);
+	TEST_ASSERT_EQ(error_of(madvise(mem, PAGE_SIZE, MADV_POPULATE_WRITE)), error);
+	TEST_ASSERT_EQ(error_of(pread(mem_fd, buf, sizeof(buf), (off_t)mem)),
+		       private ? EIO : 0);
+	if (private) {
+		TEST_ASSERT_EQ(error_of(syscall(__NR_futex, mem, FUTEX_WAIT, 0, NULL)), EFAULT);
+		TEST_ASSERT_EQ(error_of(pwrite(mem_fd, buf, sizeof(buf), (off_t)mem)), EIO);
+	}
+	close(mem_fd);
+
+	fd = hold_by_pin(mem, PAGE_SIZE);
+	TEST_ASSERT(fd < 0 || !private, "A private page is pinned");
+	if (fd >= 0)
+		release_pin(fd);
+}
+
 static void assert_unreachable(struct gmem *g, u64 first, u64 nr)
 {
 	u64 i;
@@ -499,6 +530,53 @@ PVM_TEST(fresh_pages)
 	gmem_bind(&g, GMEM_SLOT + 1, GMEM_GPA + NR * PAGE_SIZE);
 	gmem_to_private(&g, 0, NR, 0);
 	guest_check_zero(&self->p, self->id, &g, 0, NR);
+}
+
+/* Waits for its tracer.  What it had mapped the tracer finds through it. */
+static void child_is_traced(struct child *c, struct gmem *g)
+{
+	TEST_ASSERT(!ptrace(PTRACE_TRACEME, 0, NULL, NULL), "PTRACE_TRACEME failed");
+	raise(SIGSTOP);
+}
+
+static void check_trace(pid_t pid, struct gmem *g)
+{
+	int status;
+
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT(WIFSTOPPED(status), "Status 0x%x", status);
+
+	errno = 0;
+	TEST_ASSERT_EQ(ptrace(PTRACE_PEEKDATA, pid, mem_of(g, 1), NULL), VAL + 1);
+	TEST_ASSERT_EQ(errno, 0);
+	TEST_ASSERT_EQ(error_of(ptrace(PTRACE_PEEKDATA, pid, mem_of(g, 2), NULL)), EIO);
+	TEST_ASSERT_EQ(error_of(ptrace(PTRACE_POKEDATA, pid, mem_of(g, 2), OTHER)), EIO);
+	TEST_ASSERT(!ptrace(PTRACE_CONT, pid, NULL, NULL), "PTRACE_CONT failed");
+}
+
+/* Whichever way the host tries: an error for it, and nothing for the guest. */
+PVM_TEST(host_access)
+{
+	struct pvm *p = &self->p;
+	struct gmem g, fresh;
+	struct child c;
+
+	new_filled_file(p, &g, 0);
+	guest_check(p, self->id, &g, 0, NR, VAL);
+	share(p, self->id, &g, 1);
+
+	check_other_ways(mem_of(&g, 1), false);
+	check_other_ways(mem_of(&g, 2), true);
+	child_start(&c, child_is_traced, &g);
+	check_trace(c.pid, &g);
+	child_join(&c);
+
+	/* Nor a page that no guest has had yet. */
+	new_file(p, &fresh, 1, GMEM_PRIVATE_FILE);
+	check_other_ways(mem_of(&fresh, 0), true);
+	guest_check_zero(p, self->id, &fresh, 0, NR);
+	check_other_ways(mem_of(&fresh, 0), true);
+	guest_check(p, self->id, &g, 0, NR, VAL);
 }
 
 PVM_TEST(share_preserves)
@@ -1631,6 +1709,54 @@ SMP_TEST(share_what_another_unshares)
 	gmem_to_shared(g, 1, 1, 0);
 	TEST_ASSERT_EQ(answer(p, 1), PVM_SUCCESS);
 	guest_check(p, 0, g, 0, NR, VAL);
+}
+
+/*
+ * A vCPU that waits for an answer cannot switch itself off.  But another may switch the
+ * machine off, and when the VMM lets that one go on all the same, switch this one on.
+ * That is a reset, which KVM does when the vCPU runs or is looked at.
+ */
+static void power_cycle(struct pvm *p, u32 id)
+{
+	struct kvm_vcpu *vcpu = p->vcpus[0];
+	u64 mpidr;
+
+	mpidr = vcpu_get_reg(p->vcpus[id], KVM_ARM64_SYS_REG(SYS_MPIDR_EL1));
+	pvm_prepare(p, 0, pvm_guest_hvc, PSCI_0_2_FN_SYSTEM_OFF);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SYSTEM_EVENT);
+	set_mp_state(vcpu, KVM_MP_STATE_RUNNABLE);
+	pvm_finish(p, 0);
+	pvm_call(p, 0, pvm_guest_hvc, PSCI_0_2_FN64_CPU_ON, mpidr & MPIDR_HWID_BITMASK,
+		 OTHER, VAL);
+	TEST_ASSERT_EQ(p->cmds[0].ret[0], PSCI_RET_SUCCESS);
+}
+
+SMP_TEST(request_dies_with_psci_reset)
+{
+	struct gmem *g = &self->g;
+	struct pvm *p = &self->p;
+
+	guest_check(p, 1, g, 0, NR, VAL);
+	ask(p, 1, PVM_HVC_SHARE, g, 1);
+	power_cycle(p, 1);
+	TEST_ASSERT_EQ(vcpu_get_reg(p->vcpus[1], ARM64_CORE_REG(regs.pc)), OTHER);
+	TEST_ASSERT_EQ(vcpu_get_reg(p->vcpus[1], ARM64_CORE_REG(regs.regs[0])), VAL);
+	expect_veto(g, 1, 1, 0);
+	pvm_vcpu_reset(p->vcpus[1]);
+	pvm_finish(p, 1);
+
+	/* Done before stays done. */
+	ask(p, 1, PVM_HVC_SHARE, g, 2);
+	gmem_to_shared(g, 2, 1, 0);
+	power_cycle(p, 1);
+	TEST_ASSERT_EQ(vcpu_get_reg(p->vcpus[1], ARM64_CORE_REG(regs.regs[0])), VAL);
+	expect_veto(g, 2, 1, GMEM_PRIVATE);
+	pvm_vcpu_reset(p->vcpus[1]);
+	pvm_finish(p, 1);
+	gmem_host_check(g, 2, 1, VAL + 2);
+	assert_unreachable(g, 1, 1);
+	guest_check(p, 1, g, 0, NR, VAL);
 }
 
 /* Others go on while one waits, and use the page until the answer. */

@@ -13,6 +13,7 @@ int pkvm_call_live_pvm(pkvm_handle_t handle, u64 gfn,
 int __pkvm_host_share_requested(u64 gfn, struct pkvm_hyp_vm *vm);
 int __pkvm_host_unshare_requested(u64 gfn, struct pkvm_hyp_vm *vm);
 int __pkvm_host_take_page(u64 gfn, struct pkvm_hyp_vm *vm);
+int __pkvm_host_take_pages(pkvm_handle_t handle, u64 gfn, u64 nr);
 int __pkvm_host_donate_shared(u64 pfn, u64 gfn, struct pkvm_hyp_vcpu *hyp_vcpu);
 
 #endif /* __ARM64_KVM_NVHE_GMEM_H__ */
