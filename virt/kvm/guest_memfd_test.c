@@ -437,8 +437,8 @@ static void gmem_core_to_shared(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(3, 8, false, 0), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 }, { MOVE, 3, 8 }, { MAKE_SHARED, 4, 5 },
-		      { MAKE_SHARED, 6, 7 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 3, 8 }, { INVALIDATE, 3, 8 }, { MOVE, 3, 8 },
+		      { MAKE_SHARED, 4, 5 }, { MAKE_SHARED, 6, 7 });
 	expect_state(test, 3, 8, false);
 
 	/* Once more: there is nothing to do, and nothing to ask. */
@@ -455,7 +455,8 @@ static void gmem_core_mixed_range(struct kunit *test)
 	start_here();
 
 	KUNIT_EXPECT_EQ(test, convert(1, 3, false, ZERO), 0);
-	EXPECT_EVENTS(test, { MAY_CONVERT, 1, 3 }, { INVALIDATE, 1, 3 }, { MOVE, 1, 3 }, { MAKE_SHARED, 2, 3 });
+	EXPECT_EVENTS(test, { MAY_CONVERT, 1, 3 }, { INVALIDATE, 1, 3 }, { MOVE, 1, 3 },
+		      { MAKE_SHARED, 2, 3 });
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
 	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
 }

@@ -164,7 +164,7 @@ BLOCK_TEST(users_first)
 	gmem_destroy(&g);
 }
 
-/* ---- A permission fault on a block ---- */
+/* ---- Code in a block: a permission fault, unless the CPU has DIC ---- */
 
 #define INSN_RET	0xd65f03c0u
 
