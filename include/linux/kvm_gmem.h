@@ -159,6 +159,12 @@ int kvm_gmem_error_folio(struct address_space *mapping, struct folio *folio);
 void kvm_gmem_leak_folio(struct folio *folio);
 
 /*
+ * In folio->private of a folio that kvm_gmem_leak_folio() keeps.  A VM type may have
+ * something else there, until it gives the folio up or leaks it.
+ */
+#define KVM_GMEM_FOLIO_LEAKED	((void *)1UL)
+
+/*
  * @free: the ->free_folio() of the VM type, which makes the platform give up a
  *	  folio that has left its file; NULL if the platform never owns any.  It
  *	  is called before the file's references are dropped: if the platform refuses,

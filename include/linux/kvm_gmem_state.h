@@ -22,7 +22,7 @@
  * [start, end), in pages, and no larger than ULONG_MAX >> PAGE_SHIFT.
  */
 
-/* Pages to a piece, i.e. to one XArray entry; 1 GiB with pages of 4 KiB. */
+/* Pages to a piece, the least that an entry describes; 1 GiB with pages of 4 KiB. */
 #define GMEM_STATE_PIECE_PAGES	SZ_256K
 
 /* Pages to a block, the part of a mixed piece that may need memory of its own. */
@@ -32,7 +32,7 @@ struct gmem_state_bitmap;
 struct gmem_state_change;
 
 struct gmem_state {
-	/* Piece number to value entry or bitmap; absent means @dflt. */
+	/* Piece number to value entry, of any order, or bitmap; absent means @dflt. */
 	struct xarray pieces;
 
 	/* The value of a page that no entry describes; const once there are readers. */
@@ -75,7 +75,7 @@ struct gmem_state_change {
 	unsigned long first_piece;
 	unsigned long end_piece;
 
-	/* Slots are reserved in [first_piece, reserved). */
+	/* Slots are reserved in [first_piece, reserved), one a group. */
 	unsigned long reserved;
 
 	struct gmem_state_edge edges[2];

@@ -2,6 +2,7 @@
 #ifndef __KVM_GMEM_INTERNAL_H__
 #define __KVM_GMEM_INTERNAL_H__
 
+#include <linux/interval_tree.h>
 #include <linux/kvm_host.h>
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_gmem_state.h>
@@ -15,7 +16,8 @@
  *
  *   inode	the memory: folios in the page cache, the state of each page
  *   file	one VM's view of the memory: its bindings to memslots
- *   binding	[gmem.pgoff, gmem.pgoff + npages) of the file backs the slot
+ *   binding	[gmem.pgoff, gmem.pgoff + npages) of the file backs the slot; where
+ *		state is tracked, a page has one gfn, else it may have any number
  *
  * State is "private" or "shared".  An inode either tracks it page by page
  * (in_place), or all its pages have the state they were created with.
@@ -50,7 +52,15 @@ struct gmem_inode {
 	/* Set at creation, constant since. */
 	const struct kvm_gmem_ops *ops;
 	u64 flags;
+
+	/*
+	 * Does the file track the state of each page?  Whoever creates the file says so,
+	 * or else whoever uses it first; fixed from then on.  Written with
+	 * invalidate_lock held for write.
+	 */
 	bool in_place;
+	bool backing_fixed;
+
 	/* The VM type's if GUEST_MEMFD_FLAG_HUGE, else 0. */
 	unsigned int max_order;
 
@@ -68,8 +78,8 @@ struct gmem_file {
 	struct inode *inode;
 	struct list_head entry;
 
-	/* Page index => memslot, for each of the VM's address spaces. */
-	struct xarray bindings[KVM_MAX_NR_ADDRESS_SPACES];
+	/* Memslots of all the VM's address spaces, as intervals of page indices. */
+	struct rb_root_cached bindings;
 };
 
 /* Long work gives faults a chance to run after at most so many pages. */
@@ -84,6 +94,16 @@ static inline bool kvm_gmem_in_place(u64 flags, const struct kvm_gmem_ops *ops)
 {
 	return ops->attributes &&
 	       (flags & (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED));
+}
+
+/*
+ * May the caller decide what becomes of private pages?  It is the process that runs the
+ * VM, unless whoever holds the file may as well.
+ */
+static inline bool kvm_gmem_may_control(const struct gmem_file *f)
+{
+	return f->kvm->mm == current->mm ||
+	       GMEM_I(f->inode)->flags & GUEST_MEMFD_FLAG_SHARED_CONTROL;
 }
 
 /* Stable only if invalidate_lock is held. */
@@ -128,8 +148,10 @@ struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *op
 /* guest_memfd_bind.c */
 void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
 			 struct kvm_gfn_range *range);
-struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
-					      pgoff_t *index, pgoff_t end);
+struct kvm_memory_slot *kvm_gmem_first_binding(struct gmem_file *f, pgoff_t start,
+					       pgoff_t end);
+struct kvm_memory_slot *kvm_gmem_next_binding(struct kvm_memory_slot *slot,
+					      pgoff_t start, pgoff_t end);
 void kvm_gmem_invalidate_start(struct inode *inode, pgoff_t start, pgoff_t end,
 			       enum kvm_gfn_range_filter filter);
 void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end);
@@ -137,6 +159,7 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start, pgoff_t 
 				    enum kvm_gfn_range_filter filter);
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start, pgoff_t end);
 enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode);
+void kvm_gmem_unbind_all(struct gmem_file *f);
 void kvm_gmem_lock_bindings(struct inode *inode);
 void kvm_gmem_unlock_bindings(struct inode *inode);
 
@@ -151,12 +174,12 @@ void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end);
 void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t end);
 
 /*
- * Walk the bindings of @f in address space @as that overlap [@index, @end), each
- * once.  @index is advanced beyond the current binding.
+ * Walk the bindings of @f, in all address spaces, that overlap [@start, @end), each
+ * once, in the order of their first page.  They must be stable.
  */
-#define kvm_gmem_for_each_binding(f, as, slot, index, end)			\
-	for ((slot) = kvm_gmem_next_binding(&(f)->bindings[as], &(index), (end)); (slot); \
-	     (slot) = kvm_gmem_next_binding(&(f)->bindings[as], &(index), (end)))
+#define kvm_gmem_for_each_binding(f, slot, start, end)				\
+	for ((slot) = kvm_gmem_first_binding((f), (start), (end)); (slot);	\
+	     (slot) = kvm_gmem_next_binding((slot), (start), (end)))
 
 /* guest_memfd_fault.c */
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
@@ -172,6 +195,7 @@ int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end);
 pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end);
+pgoff_t kvm_gmem_next_absent(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared);
 
 /* guest_memfd_convert.c */

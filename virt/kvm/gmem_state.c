@@ -3,15 +3,23 @@
  * A map from page index to one attribute bit, for guest_memfd (1 = private).
  *
  * The index space is cut into pieces of GMEM_STATE_PIECE_PAGES, and an XArray
- * holds at most one entry per piece:
+ * describes each of them by at most one entry:
  *
  *	nothing		every page of the piece has the map's default value
- *	a value entry	every page has the value in that entry
+ *	a value entry	every page has the other value
  *	a pointer	a bitmap, one bit for the value of each page
  *
  * A look-up costs the same however fragmented the map is, and no guest can make
  * the map larger than one bit per page.  A bitmap exists only while its piece
  * is mixed; the commit that makes the piece uniform again drops the bitmap.
+ *
+ * A value entry stands for a group of pieces: 1, 64, 4096, ..., i.e. for all that
+ * lies below the slot of the XArray node that it is in, at whatever level that
+ * is.  Hence a stretch of one value takes a few nodes, however long it is: at
+ * either end at most 63 entries a level, in one node a level.  A group is exactly
+ * what a slot stands for, so entries have no siblings.  A change to the default
+ * that cuts a group splits it first, level by level; nodes that are full of value
+ * entries are joined to one entry again.  Neither changes any page's value.
  *
  * A bitmap is an array of blocks of words.  As long as all pages of a block have
  * one value, it may be one of two constant blocks that all maps share; so the
@@ -24,13 +32,19 @@
  * calls (guest_memfd holds the file mapping's invalidate_lock for write).  At
  * most one change is pending in a map, hence every reserved slot is its own.
  * All writers run in process context and may sleep; xa_lock nests inside the
- * caller's lock and is held for one store at a time.
+ * caller's lock and is held for one entry at a time, and for the nodes that the
+ * entry takes the place of, of which there are at most one a level.
  *
  * Readers: gmem_state_test(), _range_is() and _next_change() take no lock and
  * run in any context.  While a commit is running they see each of its pages
  * old or new, and different pages in any order; who needs more than that holds
  * a lock that excludes the writer, or detects it (mmu_invalidate_retry()).
- * Pages that the change doesn't cover never appear to change.
+ * Pages that the change doesn't cover never appear to change: an entry tells
+ * the value of all pages of its group at the time when it was in the tree, and
+ * a reader who finds himself in a node that has been replaced starts again.
+ *
+ * The cost of a change, in time and memory, follows the ends of the range and
+ * the entries in it, not its size.
  *
  * Entries are published by xa_store(), blocks by smp_store_release(), both with
  * the words filled in beforehand.  Bitmaps, with their blocks, and XArray nodes
@@ -196,10 +210,23 @@ static void gmem_state_retire(struct gmem_state *s, void *entry)
 	call_rcu(&b->rcu, gmem_state_free_bitmap_rcu);
 }
 
+/* The entry that @xas has found describes a group of 1 << order pieces. */
+static unsigned int gmem_state_entry_order(const struct xa_state *xas)
+{
+	return xas->xa_node ? xas->xa_node->shift : 0;
+}
+
+/* And this is the first piece behind the group. */
+static unsigned long gmem_state_entry_end(const struct xa_state *xas)
+{
+	return (xas->xa_index | ((1UL << gmem_state_entry_order(xas)) - 1)) + 1;
+}
+
 /*
- * Put @entry, NULL for the default, in place of what describes the piece.
- * Allocates nothing: if the slot was empty, prepare reserved it, and the XArray
- * doesn't free the nodes on the way to a reserved slot.
+ * Put @entry, NULL for the default, in place of what describes the piece, and
+ * the rest of its group.  Allocates nothing: if the slot was empty, prepare
+ * reserved it, and the XArray doesn't free the nodes on the way to a reserved
+ * slot.
  */
 static void gmem_state_replace(struct gmem_state *s, unsigned long piece,
 			       void *entry)
@@ -214,10 +241,50 @@ static void gmem_state_replace(struct gmem_state *s, unsigned long piece,
 	gmem_state_retire(s, old);
 }
 
+/*
+ * Put value entries in place of nodes on the way to @piece, from the bottom up.
+ * A node goes if it is full of value entries, which are all equal, for the default
+ * has none; or if it lies within [first, end), where the caller has left nothing
+ * but value entries and empty slots.  Allocates nothing: what a node needs, its
+ * parent has, and the topmost one stays.
+ */
+static void gmem_state_join(struct gmem_state *s, unsigned long piece,
+			    unsigned long first, unsigned long end)
+{
+	XA_STATE(xas, &s->pieces, piece);
+	struct xa_node *node;
+	unsigned long base;
+	unsigned int order;
+
+	xas_lock(&xas);
+	xas_load(&xas);
+
+	while (xas_is_node(&xas) && xa_parent_locked(&s->pieces, xas.xa_node)) {
+		node = xas.xa_node;
+		order = node->shift + XA_CHUNK_SHIFT;
+		base = round_down(piece, 1UL << order);
+
+		if (node->nr_values < XA_CHUNK_SIZE &&
+		    (base < first || base + (1UL << order) > end))
+			break;
+
+		xas_set_order(&xas, piece, order);
+		xas_store(&xas, xa_mk_value(!s->dflt));
+	}
+
+	xas_unlock(&xas);
+}
+
 static void gmem_state_make_uniform(struct gmem_state *s, unsigned long piece,
 				    bool value)
 {
-	gmem_state_replace(s, piece, value == s->dflt ? NULL : xa_mk_value(value));
+	if (value == s->dflt) {
+		gmem_state_replace(s, piece, NULL);
+		return;
+	}
+
+	gmem_state_replace(s, piece, xa_mk_value(value));
+	gmem_state_join(s, piece, 0, 0);
 }
 
 /*
@@ -363,13 +430,12 @@ static unsigned int gmem_state_scan_bits(struct gmem_state_bitmap *b,
 	return first;
 }
 
-/* As above, for any entry, and with [index, end) within @piece. */
+/* As above, for any entry, and with [index, end) within what it describes. */
 static unsigned long gmem_state_scan_entry(struct gmem_state *s, void *entry,
-					   unsigned long piece,
 					   unsigned long index,
 					   unsigned long end, bool value)
 {
-	unsigned long base = piece * GMEM_STATE_PIECE_PAGES;
+	unsigned long base = round_down(index, GMEM_STATE_PIECE_PAGES);
 
 	if (gmem_state_is_bitmap(entry))
 		return base + gmem_state_scan_bits(entry, index - base,
@@ -379,23 +445,46 @@ static unsigned long gmem_state_scan_entry(struct gmem_state *s, void *entry,
 }
 
 /*
+ * Find the first entry that describes one of the pieces in [*piece, last].  Tells
+ * which is the first of them that it does describe, and which the first that it
+ * doesn't.  The caller holds the RCU read lock as long as it looks at the entry.
+ */
+static void *gmem_state_find_entry(struct gmem_state *s, unsigned long *piece,
+				   unsigned long last, unsigned long *next)
+{
+	XA_STATE(xas, &s->pieces, *piece);
+	void *entry;
+
+	do {
+		entry = xas_find(&xas, last);
+	} while (xas_retry(&xas, entry));
+
+	if (entry) {
+		*piece = xas.xa_index;
+		*next = gmem_state_entry_end(&xas);
+	}
+
+	return entry;
+}
+
+/*
  * Returns the first page in [index, end) that doesn't have @value, or @end.
- * Visits only pieces that have an entry.  RCU is dropped from piece to piece,
- * a large and fragmented map must not hold up a grace period.
+ * Visits only what has an entry.  RCU is dropped from entry to entry, a large
+ * and fragmented map must not hold up a grace period.
  */
 static unsigned long gmem_state_find_other(struct gmem_state *s,
 					   unsigned long index,
 					   unsigned long end, bool value)
 {
-	unsigned long piece, base, stop;
+	unsigned long piece, next, base, stop;
 	void *entry;
 
 	while (index < end) {
 		guard(rcu)();
 
 		piece = index / GMEM_STATE_PIECE_PAGES;
-		entry = xa_find(&s->pieces, &piece,
-				(end - 1) / GMEM_STATE_PIECE_PAGES, XA_PRESENT);
+		entry = gmem_state_find_entry(s, &piece,
+					      (end - 1) / GMEM_STATE_PIECE_PAGES, &next);
 
 		/* What lies before the entry found has the default value. */
 		base = entry ? piece * GMEM_STATE_PIECE_PAGES : end;
@@ -407,8 +496,8 @@ static unsigned long gmem_state_find_other(struct gmem_state *s,
 		if (!entry)
 			break;
 
-		stop = min(end, (piece + 1) * GMEM_STATE_PIECE_PAGES);
-		index = gmem_state_scan_entry(s, entry, piece, index, stop, value);
+		stop = min(end, next * GMEM_STATE_PIECE_PAGES);
+		index = gmem_state_scan_entry(s, entry, index, stop, value);
 		if (index < stop)
 			return index;
 	}
@@ -461,12 +550,11 @@ unsigned long gmem_state_next_change(struct gmem_state *s, unsigned long start,
 }
 
 /*
- * An xa_reserve() that runs out of memory halfway leaves the nodes that it did
+ * A reservation that runs out of memory halfway leaves the nodes that it did
  * get in the tree: empty ones on the way down, or new levels on top that hold
  * nothing but the old tree.  The XArray cleans up when it erases something, so
  * store to the slot where the descent ended, and erase that.  Readers may see
- * the entry, and take it for an empty slot, which is what it replaces.  Needs
- * XARRAY_MULTI, for an entry that isn't in a leaf.
+ * the entry, and take it for an empty slot, which is what it replaces.
  */
 static void gmem_state_prune(struct gmem_state *s, unsigned long piece)
 {
@@ -487,31 +575,119 @@ static void gmem_state_prune(struct gmem_state *s, unsigned long piece)
 	xas_unlock(&xas);
 }
 
-/*
- * See to it that a store to the slot of @piece needs no memory.  Readers take a
- * reserved slot for an empty one.
- */
-static int gmem_state_reserve(struct gmem_state *s, unsigned long piece)
+/* What is in the slot of a group, or in a larger one's; a node if it is mixed. */
+static void *gmem_state_load_group(struct gmem_state *s, unsigned long piece,
+				   unsigned int order)
 {
-	int err;
+	XA_STATE_ORDER(xas, &s->pieces, piece, order);
 
-	if (xa_load(&s->pieces, piece))
+	guard(rcu)();
+
+	return xas_load(&xas);
+}
+
+/*
+ * See to it that a store to the slot of the group at @piece needs no memory.
+ * Readers take a reserved slot for an empty one.
+ */
+static int gmem_state_reserve(struct gmem_state *s, unsigned long piece,
+			      unsigned int order)
+{
+	XA_STATE_ORDER(xas, &s->pieces, piece, order);
+
+	if (gmem_state_load_group(s, piece, order))
 		return 0;
+
+	if (gmem_state_inject_failure(s)) {
+		xas_set_err(&xas, -ENOMEM);
+	} else {
+		do {
+			xas_lock(&xas);
+			xas_store(&xas, XA_ZERO_ENTRY);
+			xas_unlock(&xas);
+		} while (xas_nomem(&xas, GFP_KERNEL));
+	}
+
+	if (xas_error(&xas))
+		gmem_state_prune(s, piece);
+	return xas_error(&xas);
+}
+
+/*
+ * The order of the largest group at @first that is within [first, end).  The
+ * XArray can't have a value in place of its topmost node: a group that begins at
+ * 0 needs something behind it, which keeps the level above in place.
+ */
+static unsigned int gmem_state_group_order(unsigned long first, unsigned long end)
+{
+	unsigned int order = 0;
+	unsigned long size;
+
+	for (;;) {
+		size = 1UL << (order + XA_CHUNK_SHIFT);
+		if (first % size || size > end - first || (!first && size == end))
+			return order;
+		order += XA_CHUNK_SHIFT;
+	}
+}
+
+/* Make a node of a value entry that stands for a group of @order. */
+static int gmem_state_split_group(struct gmem_state *s, unsigned long piece,
+				  void *entry, unsigned int order)
+{
+	XA_STATE(xas, &s->pieces, 0);
 
 	if (gmem_state_inject_failure(s))
 		return -ENOMEM;
 
-	err = xa_reserve(&s->pieces, piece, GFP_KERNEL);
-	if (err)
-		gmem_state_prune(s, piece);
-	return err;
+	xas_set_order(&xas, piece, order - XA_CHUNK_SHIFT);
+	xas_split_alloc(&xas, entry, order, GFP_KERNEL);
+	if (xas_error(&xas))
+		return xas_error(&xas);
+
+	xas_lock(&xas);
+	xas_split(&xas, entry, order);
+	xas_unlock(&xas);
+	return 0;
+}
+
+/*
+ * If a value entry describes @piece, make it one that describes nothing outside
+ * [first, end).  Whatever becomes of the change, gmem_state_join() undoes that.
+ */
+static int gmem_state_split(struct gmem_state *s, unsigned long piece,
+			    unsigned long first, unsigned long end)
+{
+	unsigned long base, size;
+	unsigned int order;
+	void *entry;
+	int err;
+
+	for (;;) {
+		XA_STATE(xas, &s->pieces, piece);
+
+		scoped_guard(rcu)
+			entry = xas_load(&xas);
+		if (!xa_is_value(entry))
+			return 0;
+
+		order = gmem_state_entry_order(&xas);
+		size = 1UL << order;
+		base = round_down(piece, size);
+		if (base >= first && base + size <= end)
+			return 0;
+
+		err = gmem_state_split_group(s, piece, entry, order);
+		if (err)
+			return err;
+	}
 }
 
 /*
  * Cut the range into whole pieces, none if first_piece >= end_piece, and at
  * most two edges, both of nr 0 if the range begins and ends at a border.
  */
-static void gmem_state_split(struct gmem_state_change *c)
+static void gmem_state_cut(struct gmem_state_change *c)
 {
 	unsigned long head = c->start / GMEM_STATE_PIECE_PAGES;
 	unsigned long tail = c->end / GMEM_STATE_PIECE_PAGES;
@@ -601,24 +777,38 @@ static int gmem_state_prepare_edge(struct gmem_state *s,
 		return err;
 
 	gmem_state_change_bits(e->bitmap, e, value);
-	return gmem_state_reserve(s, e->piece);
+
+	/* The bitmap will need a slot for this piece alone. */
+	return entry ? gmem_state_split(s, e->piece, e->piece, e->piece + 1) :
+		       gmem_state_reserve(s, e->piece, 0);
 }
 
-/* Pieces that become the default are erased, all others need their slot. */
+/*
+ * Pieces that become the default are erased, with no other in the same entries.
+ * All others need a slot: one for each group that the range consists of, unless
+ * there is a larger entry, of that value, or there are nodes below it.
+ */
 static int gmem_state_prepare_pieces(struct gmem_state *s,
 				     struct gmem_state_change *c)
 {
+	unsigned long first = c->first_piece, end = c->end_piece;
+	unsigned int order;
 	int err;
 
-	if (c->value == s->dflt)
+	if (first >= end)
 		return 0;
 
-	for (; c->reserved < c->end_piece; c->reserved++) {
-		/* An OOM kill must not wait for the rest of a huge range. */
+	if (c->value == s->dflt) {
+		err = gmem_state_split(s, first, first, end);
+		return err ?: gmem_state_split(s, end - 1, first, end);
+	}
+
+	for (; c->reserved < end; c->reserved += 1UL << order) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		err = gmem_state_reserve(s, c->reserved);
+		order = gmem_state_group_order(c->reserved, end);
+		err = gmem_state_reserve(s, c->reserved, order);
 		if (err)
 			return err;
 		cond_resched();
@@ -651,7 +841,7 @@ int gmem_state_prepare(struct gmem_state *s, struct gmem_state_change *c,
 		.end = end,
 		.value = value,
 	};
-	gmem_state_split(c);
+	gmem_state_cut(c);
 	c->reserved = c->first_piece;
 	s->pending = c;
 
@@ -690,29 +880,78 @@ static void gmem_state_commit_edge(struct gmem_state *s,
 		gmem_state_make_uniform(s, e->piece, value);
 }
 
-/* A default range may be far larger than what is in it: visit entries only. */
-static void gmem_state_commit_pieces(struct gmem_state *s,
-				     struct gmem_state_change *c)
+/* The range may be far larger than what is in it: visit entries only. */
+static void gmem_state_erase_pieces(struct gmem_state *s, unsigned long first,
+				    unsigned long end)
 {
 	unsigned long piece;
 	void *entry;
 
+	xa_for_each_range(&s->pieces, piece, entry, first, end - 1) {
+		gmem_state_replace(s, piece, NULL);
+		cond_resched();
+	}
+}
+
+/*
+ * Put a value entry in place of the first entry or reservation in [*piece, end).
+ * Tells where it was, and the first piece behind it.
+ */
+static bool gmem_state_fill_entry(struct gmem_state *s, unsigned long *piece,
+				  unsigned long end, unsigned long *next)
+{
+	XA_STATE(xas, &s->pieces, *piece);
+	void *entry;
+
+	xas_lock(&xas);
+
+	entry = xas_find(&xas, end - 1);
+	if (entry) {
+		*piece = xas.xa_index;
+		*next = gmem_state_entry_end(&xas);
+		if (!xa_is_value(entry))
+			xas_store(&xas, xa_mk_value(!s->dflt));
+	}
+
+	xas_unlock(&xas);
+
+	if (!xa_is_zero(entry))
+		gmem_state_retire(s, entry);
+	return entry;
+}
+
+/*
+ * Give the pieces the other value than the default.  Prepare has seen to it that
+ * entries, reservations, and nodes that lie within the range leave no gap.
+ * Visits entries only; empty slots go with their node, when all that is in it
+ * is behind.
+ */
+static void gmem_state_fill_pieces(struct gmem_state *s, unsigned long first,
+				   unsigned long end)
+{
+	unsigned long piece, done, next = first;
+	bool more;
+
+	do {
+		done = next;
+		piece = next;
+		more = gmem_state_fill_entry(s, &piece, end, &next);
+		if (done > first)
+			gmem_state_join(s, done - 1, first, more ? piece : end);
+		cond_resched();
+	} while (more);
+}
+
+static void gmem_state_commit_pieces(struct gmem_state *s,
+				     struct gmem_state_change *c)
+{
 	if (c->first_piece >= c->end_piece)
 		return;
 
-	if (c->value == s->dflt) {
-		xa_for_each_range(&s->pieces, piece, entry, c->first_piece,
-				  c->end_piece - 1) {
-			gmem_state_make_uniform(s, piece, c->value);
-			cond_resched();
-		}
-		return;
-	}
-
-	for (piece = c->first_piece; piece < c->end_piece; piece++) {
-		gmem_state_make_uniform(s, piece, c->value);
-		cond_resched();
-	}
+	if (c->value == s->dflt)
+		gmem_state_erase_pieces(s, c->first_piece, c->end_piece);
+	else
+		gmem_state_fill_pieces(s, c->first_piece, c->end_piece);
 }
 
 /*
@@ -753,35 +992,61 @@ static void gmem_state_free_spares(struct gmem_state *s, struct gmem_state_edge 
 	}
 }
 
+/* xa_release() leaves slots alone that aren't merely reserved. */
+static void gmem_state_release_pieces(struct gmem_state *s,
+				      struct gmem_state_change *c)
+{
+	unsigned long piece = c->first_piece;
+
+	for (; piece < c->reserved;
+	     piece += 1UL << gmem_state_group_order(piece, c->end_piece)) {
+		xa_release(&s->pieces, piece);
+		cond_resched();
+	}
+}
+
+static void gmem_state_abort_pieces(struct gmem_state *s,
+				    struct gmem_state_change *c)
+{
+	if (c->first_piece >= c->end_piece)
+		return;
+
+	if (c->value == s->dflt) {
+		gmem_state_join(s, c->first_piece, 0, 0);
+		gmem_state_join(s, c->end_piece - 1, 0, 0);
+	} else {
+		gmem_state_release_pieces(s, c);
+	}
+}
+
+/* No reader has ever seen the bitmap. */
+static void gmem_state_abort_edge(struct gmem_state *s, struct gmem_state_edge *e)
+{
+	gmem_state_free_spares(s, e);
+	if (!e->bitmap)
+		return;
+
+	xa_release(&s->pieces, e->piece);
+	gmem_state_join(s, e->piece, 0, 0);
+	gmem_state_uncount(s, e->bitmap);
+	gmem_state_free_bitmap(e->bitmap);
+}
+
 /*
- * Undo prepare.  xa_release() leaves slots alone that aren't merely reserved,
- * and no reader has ever seen the bitmaps.  May sleep; needs the writers' lock,
- * held since prepare.
+ * Undo prepare.  May sleep; needs the writers' lock, held since prepare.  A group
+ * that was split for both ends of the range is whole again when the last of the
+ * nodes that this took is joined.
  */
 void gmem_state_abort(struct gmem_state *s, struct gmem_state_change *c)
 {
-	struct gmem_state_edge *e;
-	unsigned long piece;
 	int i;
 
 	if (WARN_ON_ONCE(s->pending != c))
 		return;
 
-	for (i = 0; i < ARRAY_SIZE(c->edges); i++) {
-		e = &c->edges[i];
-		gmem_state_free_spares(s, e);
-		if (!e->bitmap)
-			continue;
-
-		xa_release(&s->pieces, e->piece);
-		gmem_state_uncount(s, e->bitmap);
-		gmem_state_free_bitmap(e->bitmap);
-	}
-
-	for (piece = c->first_piece; piece < c->reserved; piece++) {
-		xa_release(&s->pieces, piece);
-		cond_resched();
-	}
+	for (i = 0; i < ARRAY_SIZE(c->edges); i++)
+		gmem_state_abort_edge(s, &c->edges[i]);
+	gmem_state_abort_pieces(s, c);
 
 	s->pending = NULL;
 }
@@ -807,8 +1072,9 @@ void gmem_state_destroy(struct gmem_state *s)
 
 	WARN_ON_ONCE(s->pending);
 
+	/* Entry by entry, as xa_destroy() alone would hold up this CPU until the end. */
 	xa_for_each(&s->pieces, piece, entry) {
-		gmem_state_retire(s, entry);
+		gmem_state_replace(s, piece, NULL);
 		cond_resched();
 	}
 	xa_destroy(&s->pieces);

@@ -12,8 +12,10 @@
 #include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/kvm_gmem_state.h>
+#include <linux/log2.h>
 #include <linux/moduleparam.h>
 #include <linux/prandom.h>
+#include <linux/sched/signal.h>
 #include <linux/vmalloc.h>
 
 #define PIECE		((unsigned long)GMEM_STATE_PIECE_PAGES)
@@ -22,10 +24,16 @@
 /* Where the byte offset of a file ends, and with it any range. */
 #define MAX_PAGES	(ULONG_MAX >> PAGE_SHIFT)
 
+/* The tree with all pieces: its levels, and what all but the last take in the top. */
+#define MAX_PIECES_BITS	(BITS_PER_LONG - PAGE_SHIFT - ilog2(GMEM_STATE_PIECE_PAGES))
+#define MAX_LEVELS	DIV_ROUND_UP(MAX_PIECES_BITS, XA_CHUNK_SHIFT)
+#define MAX_TOP		((1 << (MAX_PIECES_BITS - (MAX_LEVELS - 1) * XA_CHUNK_SHIFT)) - 1)
+
 #define RACE_ROUNDS	100
 /* KASAN and lockdep look at each operation; that many of them take minutes. */
 #define RANDOM_OPS	(IS_ENABLED(CONFIG_KASAN) ? 20000 : 200000)
 #define RANDOM_PAGES	(3 * PIECE + 12345)
+#define RANDOM_LARGE_OPS	(RANDOM_OPS / 200)
 
 static unsigned long gmem_state_kunit_seed = 0x67656d21;
 module_param(gmem_state_kunit_seed, ulong, 0444);
@@ -185,9 +193,20 @@ static void gmem_state_borders(struct kunit *test)
 		{ PIECE, 2 * PIECE, 0, 1 },
 		{ PIECE + 1, 2 * PIECE - 1, 1, 1 },
 		{ PIECE - 1, 3 * PIECE + 1, 2, 4 },
-		{ 5 * PIECE, 1029 * PIECE, 0, 1024 },
-		{ 5 * PIECE - 1, 1029 * PIECE + 1, 2, 1026 },
+		{ 5 * PIECE, 1029 * PIECE, 0, 59 + 15 + 5 },
+		{ 5 * PIECE - 1, 1029 * PIECE + 1, 2, 59 + 15 + 5 + 2 },
 		{ MAX_PAGES - PIECE, MAX_PAGES - 1, 2, 2 },
+		/* No value takes the place of the topmost node. */
+		{ 0, 64 * PIECE, 0, 64 },
+		{ 0, 64 * PIECE + 1, 1, 2 },
+		{ 0, 65 * PIECE, 0, 2 },
+		{ 64 * PIECE, 128 * PIECE, 0, 1 },
+		{ 64 * PIECE, 129 * PIECE, 0, 2 },
+		{ 63 * PIECE, 129 * PIECE, 0, 3 },
+		{ 4096 * PIECE, 8192 * PIECE, 0, 1 },
+		{ 4095 * PIECE, 8193 * PIECE, 0, 3 },
+		{ 0, MAX_PAGES - 1, 1, MAX_TOP + 63 * (MAX_LEVELS - 1) + 1 },
+		{ 1, MAX_PAGES - 1, 2, MAX_TOP - 1 + 2 * 63 * (MAX_LEVELS - 1) + 2 },
 	};
 	bool dflt = *(const bool *)test->param_value;
 	struct gmem_state *s = new_map(test, dflt);
@@ -366,10 +385,10 @@ static u64 mix(u64 hash, u64 val)
 	return (hash ^ val) * 0x100000001b3ULL;
 }
 
-/* A number that stands for all values, as readers see them, and the entries. */
+/* A number that stands for all values, as readers see them. */
 static u64 digest(struct gmem_state *s)
 {
-	u64 hash = mix(nr_bitmaps(s), nr_entries(s));
+	u64 hash = mix(nr_bitmaps(s), s->dflt);
 	unsigned long index = 0;
 
 	while (index < MAX_PAGES) {
@@ -386,10 +405,15 @@ struct change_case {
 	bool value;
 };
 
-/* Memory and values.  What a pending change holds is memory only. */
+/*
+ * Memory and values.  What a pending change holds is memory only, and a large
+ * entry may be several while it is pending.
+ */
 static u64 digest_all(struct gmem_state *s)
 {
-	return mix(mix(mix(digest(s), nr_nodes(s)), s->kunit.nr_bitmaps),
+	u64 hash = mix(digest(s), nr_entries(s));
+
+	return mix(mix(mix(hash, nr_nodes(s)), s->kunit.nr_bitmaps),
 		   s->kunit.nr_blocks);
 }
 
@@ -415,14 +439,35 @@ static const struct change_case change_cases[] = {
 	{ 4000 * PIECE + 3, 4200 * PIECE + 4, false },
 	{ MAX_PAGES - 2, MAX_PAGES, true },
 	{ MAX_PAGES - 2, MAX_PAGES, false },
+	{ 9000 * PIECE + 5, 9000 * PIECE + 6, true },
+	{ 9000 * PIECE + 5, 9000 * PIECE + 6, false },
+	{ 9000 * PIECE, 9001 * PIECE, true },
+	{ 9000 * PIECE, 9001 * PIECE, false },
+	{ 9000 * PIECE - 1, 9000 * PIECE + 1, true },
+	{ 9000 * PIECE - 1, 9000 * PIECE + 1, false },
+	{ 8192 * PIECE, 12288 * PIECE, true },
+	{ 8192 * PIECE, 12288 * PIECE, false },
+	{ 8190 * PIECE + 7, 12300 * PIECE + 8, true },
+	{ 8190 * PIECE + 7, 12300 * PIECE + 8, false },
+	{ 12280 * PIECE, 12290 * PIECE, true },
+	{ 12280 * PIECE, 12290 * PIECE, false },
+	/* Few groups, but of all sizes, in nodes that have yet to be made. */
+	{ ((1UL << 24) - 2) * PIECE + 7, ((3UL << 24) + (2 << 18) + 4096 + 5) * PIECE + 8, true },
+	{ ((1UL << 24) - 2) * PIECE + 7, ((3UL << 24) + (2 << 18) + 4096 + 5) * PIECE + 8, false },
+	{ 0, MAX_PAGES, true },
+	{ 0, MAX_PAGES, false },
 };
 
-/* Pieces: default, mixed, other value, mixed over a border, default. */
+/*
+ * Pieces: default, mixed, other value, mixed over a border, default; then other
+ * value in groups of 4096, 4096 and 64 pieces and six of one, and default.
+ */
 static void fill_map(struct kunit *test, struct gmem_state *s)
 {
 	set_range(test, s, PIECE + 7, PIECE + 900, !s->dflt);
 	set_range(test, s, 2 * PIECE, 3 * PIECE, !s->dflt);
 	set_range(test, s, 4 * PIECE - 9, 4 * PIECE + 9, !s->dflt);
+	set_range(test, s, 8192 * PIECE, (4 * 4096 + 64 + 6) * PIECE, !s->dflt);
 }
 
 /* Nobody sees what is prepared, and nothing is left of it after the abort. */
@@ -508,6 +553,150 @@ static void gmem_state_fail_each_alloc(struct kunit *test)
 
 	kunit_info(test, "%u allocations failed", nr);
 	KUNIT_EXPECT_GT(test, nr, 100);
+}
+
+/*
+ * Leave in the tree what a reservation of the slot of the group at @piece leaves
+ * when it runs out of memory below that slot.
+ */
+static void leave_nodes(struct kunit *test, struct gmem_state *s,
+			unsigned long piece, unsigned int order)
+{
+	XA_STATE_ORDER(xas, &s->pieces, piece, order);
+
+	do {
+		xas_lock(&xas);
+		xas_store(&xas, XA_ZERO_ENTRY);
+		if (!xas_error(&xas)) {
+			RCU_INIT_POINTER(xas.xa_node->slots[xas.xa_offset], NULL);
+			xas.xa_node->count--;
+		}
+		xas_unlock(&xas);
+	} while (xas_nomem(&xas, GFP_KERNEL));
+
+	KUNIT_ASSERT_EQ(test, xas_error(&xas), 0);
+}
+
+/* Fail a change to groups from @piece on, with nodes left over on the way. */
+static void fail_halfway(struct kunit *test, struct gmem_state *s,
+			 unsigned long piece, unsigned long nr,
+			 unsigned long left, unsigned int order)
+{
+	u64 was = digest_all(s);
+	struct gmem_state_change c;
+
+	leave_nodes(test, s, left, order);
+	s->kunit.nr_allocs = 0;
+	s->kunit.fail_at = 1;
+	KUNIT_ASSERT_EQ(test, -ENOMEM,
+			gmem_state_prepare(s, &c, piece * PIECE,
+					   (piece + nr) * PIECE, !s->dflt));
+	s->kunit.fail_at = 0;
+	KUNIT_EXPECT_EQ_MSG(test, digest_all(s), was, "piece %#lx order %u", piece, order);
+	check_tidy(test, s);
+}
+
+/* A reservation that gets some of its nodes, but not all, leaves none of them. */
+static void gmem_state_fail_halfway(struct kunit *test)
+{
+	bool dflt = *(const bool *)test->param_value;
+	struct gmem_state *s = new_map(test, dflt);
+	unsigned int order;
+
+	/* On the way down, in an empty map and in one that is not. */
+	for (order = XA_CHUNK_SHIFT; order < 30; order += XA_CHUNK_SHIFT) {
+		fail_halfway(test, s, 1UL << 32, 1, 1UL << 32, order);
+		fail_halfway(test, s, 5UL << 24, 1, 5UL << 24, order);
+	}
+	fail_halfway(test, s, 1UL << 24, 1UL << 12, 1UL << 24, 18);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&s->pieces));
+
+	set_range(test, s, 3 * PIECE, 4 * PIECE, !dflt);
+	for (order = XA_CHUNK_SHIFT; order < 30; order += XA_CHUNK_SHIFT)
+		fail_halfway(test, s, 1UL << 32, 1, 1UL << 32, order);
+
+	/* New levels on top: as many as it takes to reach what is left. */
+	for (order = XA_CHUNK_SHIFT; order < 30; order += XA_CHUNK_SHIFT) {
+		fail_halfway(test, s, 1UL << 33, 1, 1UL << order, order);
+		fail_halfway(test, s, 1UL << 30, 1UL << 24, 1UL << order, order);
+	}
+
+	gmem_state_destroy(s);
+}
+
+/* Set a range; returns the number of nodes that the map has then. */
+static unsigned int set_and_count_nodes(struct kunit *test, struct gmem_state *s,
+					unsigned long start, unsigned long end,
+					bool value)
+{
+	set_range(test, s, start, end, value);
+	KUNIT_EXPECT_TRUE(test, gmem_state_range_is(s, start, end, value));
+	check_tidy(test, s);
+	return nr_nodes(s);
+}
+
+/* The size of a stretch doesn't matter, only its ends. */
+static void gmem_state_large(struct kunit *test)
+{
+	bool dflt = *(const bool *)test->param_value;
+	unsigned long mid = (MAX_PAGES / 3) & ~(PIECE - 1);
+	struct gmem_state *s = new_map(test, dflt);
+	unsigned int nr;
+
+	/* One node a level at the end, which is odd; the start is at a border. */
+	nr = set_and_count_nodes(test, s, 0, MAX_PAGES, !dflt);
+	KUNIT_EXPECT_EQ(test, nr, MAX_LEVELS);
+	KUNIT_EXPECT_LT(test, s->kunit.nr_allocs, MAX_LEVELS * XA_CHUNK_SIZE);
+
+	/* A page, two pieces at a border, a lot: at most a path for either end. */
+	KUNIT_EXPECT_EQ(test, set_and_count_nodes(test, s, mid + 5, mid + 6, dflt),
+			nr + MAX_LEVELS - 1);
+	KUNIT_EXPECT_EQ(test, set_and_count_nodes(test, s, mid + 5, mid + 6, !dflt), nr);
+	KUNIT_EXPECT_LE(test, set_and_count_nodes(test, s, mid - PIECE, mid + PIECE, dflt),
+			nr + 2 * (MAX_LEVELS - 1));
+	KUNIT_EXPECT_EQ(test, set_and_count_nodes(test, s, mid - PIECE, mid + PIECE, !dflt),
+			nr);
+	KUNIT_EXPECT_LE(test, set_and_count_nodes(test, s, PIECE + 7, mid, dflt),
+			nr + 2 * (MAX_LEVELS - 1));
+
+	/* Piece by piece, with a page left out that follows later. */
+	set_range(test, s, 0, MAX_PAGES, !dflt);
+	set_range(test, s, mid, mid + 130 * PIECE, dflt);
+	for (nr = 0; nr < 130; nr++)
+		set_range(test, s, mid + nr * PIECE, mid + (nr + 1) * PIECE - (nr == 70), !dflt);
+	set_range(test, s, mid + 71 * PIECE - 1, mid + 71 * PIECE, !dflt);
+	KUNIT_EXPECT_EQ(test, nr_nodes(s), MAX_LEVELS);
+
+	/* What is mixed all over leaves nothing behind, either way. */
+	for (nr = 0; nr < 300; nr++)
+		set_range(test, s, mid + nr * 37 * PIECE + nr, mid + nr * 38 * PIECE + 1, dflt);
+	KUNIT_EXPECT_EQ(test, set_and_count_nodes(test, s, 0, MAX_PAGES, !dflt), MAX_LEVELS);
+	KUNIT_EXPECT_EQ(test, set_and_count_nodes(test, s, 0, MAX_PAGES, dflt), 0);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&s->pieces));
+	gmem_state_destroy(s);
+}
+
+/* A task that is being killed doesn't reserve the rest of its groups. */
+static void gmem_state_killed(struct kunit *test)
+{
+	bool dflt = *(const bool *)test->param_value;
+	struct gmem_state *s = new_map(test, dflt);
+	struct gmem_state_change c;
+	u64 was;
+
+	fill_map(test, s);
+	was = digest_all(s);
+
+	/* Pending, but no more than that: this is a kernel thread. */
+	allow_signal(SIGKILL);
+	send_sig(SIGKILL, current, 1);
+	KUNIT_EXPECT_EQ(test, gmem_state_prepare(s, &c, 0, MAX_PAGES, !dflt), -EINTR);
+	flush_signals(current);
+	disallow_signal(SIGKILL);
+
+	KUNIT_EXPECT_EQ(test, digest_all(s), was);
+	check_tidy(test, s);
+	gmem_state_destroy(s);
 }
 
 /* The model: one bit a page in one flat bitmap, from page @base of the map on. */
@@ -674,22 +863,190 @@ static void gmem_state_random(struct kunit *test)
 	gmem_state_destroy(m.s);
 }
 
+/* The model for all of the index space: where each run of one value ends. */
+#define MAX_RUNS	60
+
+struct run {
+	unsigned long end;
+	bool value;
+};
+
+struct runs {
+	struct gmem_state *s;
+	struct rnd_state rnd;
+	unsigned int nr;
+	struct run run[MAX_RUNS + 3];
+	struct run old[MAX_RUNS + 3];
+};
+
+static u64 runs_random(struct runs *m)
+{
+	return (u64)prandom_u32_state(&m->rnd) << 32 | prandom_u32_state(&m->rnd);
+}
+
+static unsigned long runs_below(struct runs *m, unsigned long limit)
+{
+	return runs_random(m) % limit;
+}
+
+static void runs_add(struct runs *m, unsigned long end, bool value)
+{
+	if (m->nr && m->run[m->nr - 1].value == value)
+		m->run[m->nr - 1].end = end;
+	else
+		m->run[m->nr++] = (struct run) { end, value };
+}
+
+static void runs_set(struct runs *m, unsigned long start, unsigned long end, bool value)
+{
+	unsigned int i, nr = m->nr;
+	unsigned long first = 0;
+	bool done = start == end;
+
+	memcpy(m->old, m->run, sizeof(m->run));
+	m->nr = 0;
+
+	for (i = 0; i < nr; first = m->old[i++].end) {
+		struct run *run = &m->old[i];
+
+		if (first < start)
+			runs_add(m, min(run->end, start), run->value);
+		if (!done && run->end >= end) {
+			runs_add(m, end, value);
+			done = true;
+		}
+		if (run->end > max(start, end))
+			runs_add(m, run->end, run->value);
+	}
+}
+
+/* Where runs end and begin, at borders of groups of all sizes, or anywhere. */
+static unsigned long runs_index(struct runs *m)
+{
+	unsigned long near = m->run[runs_below(m, m->nr)].end, index;
+	unsigned long group = PIECE << (XA_CHUNK_SHIFT * runs_below(m, MAX_LEVELS));
+
+	switch (runs_below(m, 4)) {
+	case 0:
+		index = near;
+		break;
+	case 1:
+		index = (near / PIECE + runs_below(m, 130)) * PIECE;
+		break;
+	case 2:
+		index = (runs_random(m) >> PAGE_SHIFT) >> runs_below(m, 50);
+		break;
+	default:
+		index = (runs_random(m) >> PAGE_SHIFT) >> runs_below(m, 34);
+		index = rounddown(index, group);
+		break;
+	}
+	if (!runs_below(m, 4))
+		index += runs_below(m, 9);
+
+	return min(index, MAX_PAGES);
+}
+
+static void runs_compare(struct kunit *test, struct runs *m)
+{
+	unsigned long index = 0;
+	unsigned int i;
+
+	for (i = 0; i < m->nr; index = m->run[i++].end) {
+		struct run *run = &m->run[i];
+
+		KUNIT_ASSERT_EQ(test, gmem_state_test(m->s, index), run->value);
+		KUNIT_ASSERT_EQ(test, gmem_state_test(m->s, run->end - 1), run->value);
+		KUNIT_ASSERT_EQ(test, gmem_state_next_change(m->s, index, MAX_PAGES), run->end);
+		KUNIT_ASSERT_TRUE(test, gmem_state_range_is(m->s, index, run->end, run->value));
+		KUNIT_ASSERT_TRUE(test, gmem_state_is_uniform(m->s, index, run->end));
+	}
+}
+
+/* Set, abort, or fail; a node more than a path for each border is one too many. */
+static void runs_write(struct kunit *test, struct runs *m)
+{
+	unsigned long start = runs_index(m), end = runs_index(m);
+	unsigned int nodes = nr_nodes(m->s), way = runs_below(m, 8);
+	bool value = runs_below(m, 2);
+	struct gmem_state_change c;
+	int err;
+
+	/* Now and then one page, or everything. */
+	if (!runs_below(m, 8))
+		end = min(start + 1, MAX_PAGES);
+	if (m->nr > MAX_RUNS || !runs_below(m, 64)) {
+		start = 0;
+		end = MAX_PAGES;
+	}
+	if (start > end)
+		swap(start, end);
+
+	m->s->kunit.nr_allocs = 0;
+	m->s->kunit.fail_at = way == 1 ? 1 + runs_below(m, 12) : 0;
+	err = gmem_state_prepare(m->s, &c, start, end, value);
+	m->s->kunit.fail_at = 0;
+
+	if (err) {
+		KUNIT_ASSERT_EQ(test, err, -ENOMEM);
+		KUNIT_ASSERT_EQ(test, way, 1);
+	} else if (!way) {
+		runs_compare(test, m);
+		gmem_state_abort(m->s, &c);
+	} else {
+		gmem_state_commit(m->s, &c);
+		runs_set(m, start, end, value);
+		nodes = m->nr * MAX_LEVELS;
+	}
+
+	KUNIT_ASSERT_LE(test, nr_nodes(m->s), nodes);
+	check_tidy(test, m->s);
+}
+
+/* As above, for ranges of all sizes up to the largest. */
+static void gmem_state_random_large(struct kunit *test)
+{
+	bool dflt = *(const bool *)test->param_value;
+	struct runs *m = kunit_kzalloc(test, sizeof(*m), GFP_KERNEL);
+	unsigned long i;
+
+	KUNIT_ASSERT_NOT_NULL(test, m);
+	m->s = new_map(test, dflt);
+	m->run[m->nr++] = (struct run) { MAX_PAGES, dflt };
+
+	kunit_info(test, "gmem_state_kunit_seed=%#lx", gmem_state_kunit_seed);
+	prandom_seed_state(&m->rnd, gmem_state_kunit_seed + dflt);
+
+	for (i = 0; i < RANDOM_LARGE_OPS; i++) {
+		runs_write(test, m);
+		if (!(i % 16))
+			runs_compare(test, m);
+		cond_resched();
+	}
+
+	runs_compare(test, m);
+	gmem_state_destroy(m->s);
+	KUNIT_EXPECT_EQ(test, m->s->kunit.nr_bitmaps, 0);
+	KUNIT_EXPECT_TRUE(test, xa_empty(&m->s->pieces));
+}
+
 /*
  * Reader against writer.  Page @stable of each of two pieces never changes; in
- * piece 0 it has the default value, in piece 1 the other one.
+ * the first it has the default value, in the second the other one.
  */
 struct race {
 	struct gmem_state *s;
+	unsigned long pieces[2];
 	unsigned long stable;
 	atomic_long_t wrong;
 	atomic_long_t reads;
 	struct completion started;
 };
 
-static void race_read(struct race *r, unsigned long piece)
+static void race_read(struct race *r, int which)
 {
-	unsigned long index = piece * PIECE + r->stable, next;
-	bool value = piece ? !r->s->dflt : r->s->dflt;
+	unsigned long index = r->pieces[which] * PIECE + r->stable, next;
+	bool value = which ? !r->s->dflt : r->s->dflt;
 	int i;
 
 	for (i = 0; i < 64; i++) {
@@ -703,6 +1060,10 @@ static void race_read(struct race *r, unsigned long piece)
 
 	next = gmem_state_next_change(r->s, index - 1, index + 2);
 	if (next < index || next > index + 2)
+		atomic_long_inc(&r->wrong);
+
+	/* A search through nodes that come and go doesn't miss it either. */
+	if (gmem_state_range_is(r->s, 0, MAX_PAGES, !value))
 		atomic_long_inc(&r->wrong);
 }
 
@@ -776,6 +1137,7 @@ static void gmem_state_readers(struct kunit *test)
 	r = kunit_kzalloc(test, sizeof(*r), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, r);
 	r->s = s;
+	r->pieces[1] = 1;
 	r->stable = 4 * BITS_PER_LONG + 13;
 
 	set_range(test, s, PIECE + r->stable, PIECE + r->stable + 1, !dflt);
@@ -802,6 +1164,70 @@ static void gmem_state_readers(struct kunit *test)
 	gmem_state_destroy(s);
 }
 
+/* All of the map, the stable page of @r->pieces[which] excepted. */
+static void race_write_large(struct kunit *test, struct race *r, int which,
+			     unsigned long start, unsigned long end, bool value)
+{
+	unsigned long stable = r->pieces[which] * PIECE + r->stable;
+
+	set_range(test, r->s, stable + 1, end, value);
+	set_range(test, r->s, start, stable, value);
+}
+
+/* Cut and mend the large entry around the stable page of a piece. */
+static void race_cut(struct kunit *test, struct race *r, int which)
+{
+	bool value = which ? !r->s->dflt : r->s->dflt;
+	unsigned long base = r->pieces[which] * PIECE, nr;
+
+	for (nr = 1; nr < 1UL << 24; nr <<= 7) {
+		set_range(test, r->s, base + PIECE, base + (1 + nr) * PIECE, !value);
+		set_range(test, r->s, base - nr * PIECE, base + 7, !value);
+		set_range(test, r->s, base - nr * PIECE, base + 7, value);
+		set_range(test, r->s, base + PIECE, base + (1 + nr) * PIECE, value);
+	}
+}
+
+/* Large entries are split, joined, made and erased around the stable pages. */
+static void gmem_state_readers_large(struct kunit *test)
+{
+	bool dflt = *(const bool *)test->param_value;
+	struct gmem_state *s = new_map(test, dflt);
+	unsigned long mid = (MAX_PAGES / 2) & ~(PIECE - 1);
+	struct task_struct *task;
+	struct race *r;
+	int i;
+
+	r = kunit_kzalloc(test, sizeof(*r), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, r);
+	r->s = s;
+	r->pieces[0] = (5UL << 24) + (7 << 12) + 9;
+	r->pieces[1] = mid / PIECE + (5UL << 24) + (3 << 18) + (11 << 6);
+	r->stable = 4 * BITS_PER_LONG + 13;
+
+	set_range(test, s, mid, MAX_PAGES, !dflt);
+	task = start_reader(test, r);
+
+	for (i = 0; i < RACE_ROUNDS / 4; i++) {
+		race_cut(test, r, 0);
+		race_cut(test, r, 1);
+		race_write_large(test, r, 0, 0, mid, !dflt);
+		race_write_large(test, r, 1, mid, MAX_PAGES, dflt);
+		KUNIT_EXPECT_EQ(test, s->kunit.nr_bitmaps, 2);
+		race_write_large(test, r, 0, 0, mid, dflt);
+		race_write_large(test, r, 1, mid, MAX_PAGES, !dflt);
+
+		usleep_range(50, 100);
+	}
+
+	kunit_release_action(test, stop_reader, task);
+	kunit_info(test, "%ld rounds of reading", atomic_long_read(&r->reads));
+	KUNIT_EXPECT_GT(test, atomic_long_read(&r->reads), 0);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&r->wrong), 0);
+	KUNIT_EXPECT_LE(test, nr_nodes(s), 2 * MAX_LEVELS);
+	gmem_state_destroy(s);
+}
+
 static const bool gmem_state_defaults[] = { false, true };
 
 static void gmem_state_default_desc(const bool *dflt, char *desc)
@@ -821,10 +1247,17 @@ static struct kunit_case gmem_state_test_cases[] = {
 	GMEM_STATE_CASE(gmem_state_block_life),
 	GMEM_STATE_CASE(gmem_state_no_op),
 	GMEM_STATE_CASE(gmem_state_prepare_abort),
-	GMEM_STATE_CASE(gmem_state_fail_each_alloc),
+	KUNIT_CASE_PARAM_ATTR(gmem_state_fail_each_alloc, gmem_state_default_gen_params,
+			      { .speed = KUNIT_SPEED_SLOW }),
+	GMEM_STATE_CASE(gmem_state_fail_halfway),
+	GMEM_STATE_CASE(gmem_state_killed),
+	GMEM_STATE_CASE(gmem_state_large),
 	KUNIT_CASE_PARAM_ATTR(gmem_state_random, gmem_state_default_gen_params,
 			      { .speed = KUNIT_SPEED_SLOW }),
+	KUNIT_CASE_PARAM_ATTR(gmem_state_random_large, gmem_state_default_gen_params,
+			      { .speed = KUNIT_SPEED_SLOW }),
 	GMEM_STATE_CASE(gmem_state_readers),
+	GMEM_STATE_CASE(gmem_state_readers_large),
 	{}
 };
 

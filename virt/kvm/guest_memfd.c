@@ -16,6 +16,7 @@
 #include <linux/huge_mm.h>
 #include <linux/kvm_host.h>
 #include <linux/mempolicy.h>
+#include <linux/moduleparam.h>
 #include <linux/pagemap.h>
 #include <linux/pseudo_fs.h>
 
@@ -30,6 +31,32 @@ static struct vfsmount *kvm_gmem_mnt;
 static struct kmem_cache *kvm_gmem_inode_cachep;
 static struct file_operations kvm_gmem_fops;
 
+/*
+ * The name under which another implementation lets the administrator choose whether
+ * guest_memfd converts in place.  Here it always does, and VMMs that look before they
+ * leap find so.
+ */
+static int kvm_gmem_set_in_place(const char *val, const struct kernel_param *kp)
+{
+	bool on;
+	int r;
+
+	r = kstrtobool(val, &on);
+	if (!r && !on)
+		pr_warn("kvm: guest_memfd always converts in place, gmem_in_place_conversion=%s is ignored\n",
+			val);
+	return r;
+}
+
+static const struct kernel_param_ops kvm_gmem_in_place_param_ops = {
+	.set = kvm_gmem_set_in_place,
+	.get = param_get_bool,
+};
+
+static bool gmem_in_place_conversion = true;
+module_param_cb(gmem_in_place_conversion, &kvm_gmem_in_place_param_ops,
+		&gmem_in_place_conversion, 0444);
+
 bool kvm_gmem_is_file(const struct file *file)
 {
 	return file->f_op == &kvm_gmem_fops;
@@ -37,14 +64,45 @@ bool kvm_gmem_is_file(const struct file *file)
 
 /* fallocate() */
 
+/*
+ * A hole takes private pages away from a running guest for good.  That is for the VM's
+ * process to decide, not for whoever has got hold of a descriptor or of a mapping, even
+ * a read-only one, which is all that MADV_REMOVE takes.
+ */
+static int kvm_gmem_may_punch(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	struct gmem_inode *gi = GMEM_I(f->inode);
+	bool has_private;
+
+	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+
+	/* Without private memory there is no one to protect it from, as in the base. */
+	if (!gi->ops->attributes || kvm_gmem_may_control(f))
+		return 0;
+
+	/* There is nothing beyond the end, and that is nobody's. */
+	end = min_t(pgoff_t, end, i_size_read(f->inode) >> PAGE_SHIFT);
+	if (start >= end)
+		return 0;
+
+	if (gi->in_place)
+		has_private = !gmem_state_range_is(&gi->state, start, end, false);
+	else
+		has_private = kvm_gmem_index_is_private(f->inode, start);
+
+	return has_private ? -EPERM : 0;
+}
+
 static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	int r;
 
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
 
-	/* The lock was dropped since the first cut, and memory may have come. */
-	r = kvm_gmem_cut_edges(f->inode, start, end);
+	/* The lock was dropped since the first look, and memory may have come or moved. */
+	r = kvm_gmem_may_punch(f, start, end);
+	if (!r)
+		r = kvm_gmem_cut_edges(f->inode, start, end);
 	if (!r)
 		r = kvm_gmem_prepare_range(f->inode, start, end);
 	if (!r)
@@ -70,16 +128,19 @@ static pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t en
 	return min(end, ALIGN_DOWN(start, batch) + batch);
 }
 
-static int kvm_gmem_cut_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
+/* What fails for the hole as a whole had better fail before anything is freed. */
+static int kvm_gmem_prepare_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = f->inode->i_mapping;
 	int r;
 
-	if (!GMEM_I(f->inode)->max_order)
+	if (!GMEM_I(f->inode)->max_order &&
+	    (!GMEM_I(f->inode)->ops->attributes || kvm_gmem_may_control(f)))
 		return 0;
 
 	filemap_invalidate_lock(mapping);
-	r = kvm_gmem_cut_edges(f->inode, start, end);
+	r = kvm_gmem_may_punch(f, start, end) ?:
+	    kvm_gmem_cut_edges(f->inode, start, end);
 	filemap_invalidate_unlock(mapping);
 
 	return r;
@@ -87,9 +148,10 @@ static int kvm_gmem_cut_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 
 /*
  * Free what is present in [@start, @end); states stay.  Holes cost nothing, and
- * faults get their turn after each batch.  A large folio that straddles an edge and
- * is held fails the call before anything is freed; if the VM type cannot let go of
- * a batch, what came before it is free.
+ * faults get their turn after each batch.  A private page that isn't the caller's to
+ * punch, or a large folio that straddles an edge and is held, fails the call before
+ * anything is freed; if the VM type cannot let go of a batch, or a page becomes private
+ * meanwhile, what came before it is free.
  */
 static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
@@ -99,7 +161,7 @@ static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 
 	trace_kvm_gmem_punch(f->inode->i_ino, start, end);
 
-	r = kvm_gmem_cut_hole(f, start, end);
+	r = kvm_gmem_prepare_hole(f, start, end);
 	while (!r && start < end) {
 		filemap_invalidate_lock(mapping);
 
@@ -178,6 +240,42 @@ static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset, loff_
 	if (!r)
 		file_modified(file);
 	return r;
+}
+
+/* SEEK_DATA and SEEK_HOLE: what is present, on either side, is data. */
+static loff_t kvm_gmem_seek(struct file *file, loff_t offset, bool data)
+{
+	struct gmem_file *f = file->private_data;
+	struct address_space *mapping = f->inode->i_mapping;
+	loff_t size = i_size_read(f->inode);
+	pgoff_t index = offset >> PAGE_SHIFT;
+	pgoff_t end = size >> PAGE_SHIFT;
+
+	if (offset < 0 || offset >= size)
+		return -ENXIO;
+
+	filemap_invalidate_lock_shared(mapping);
+	index = data ? kvm_gmem_next_present(f->inode, index, end) :
+		       kvm_gmem_next_absent(f->inode, index, end);
+	filemap_invalidate_unlock_shared(mapping);
+
+	/* The end is a hole, but no data. */
+	if (data && index == end)
+		return -ENXIO;
+
+	return vfs_setpos(file, max(offset, (loff_t)index << PAGE_SHIFT), size);
+}
+
+static loff_t kvm_gmem_llseek(struct file *file, loff_t offset, int whence)
+{
+	switch (whence) {
+	case SEEK_DATA:
+		return kvm_gmem_seek(file, offset, true);
+	case SEEK_HOLE:
+		return kvm_gmem_seek(file, offset, false);
+	default:
+		return generic_file_llseek(file, offset, whence);
+	}
 }
 
 /* User mappings. */
@@ -302,49 +400,71 @@ static long kvm_gmem_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 	return kvm_gmem_set_attributes(file->private_data, (void __user *)arg);
 }
 
+typedef void (*kvm_gmem_piece_fn)(struct gmem_file *f, pgoff_t start, pgoff_t end);
+
+/*
+ * Call @fn for all that is present in @f's file, in pieces, and with no lock held
+ * between them: the file may be huge, and slots_lock and bindings_lock, which others of
+ * the VM want, aren't needed.
+ */
+static void kvm_gmem_for_each_piece(struct gmem_file *f, kvm_gmem_piece_fn fn)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	pgoff_t end = i_size_read(f->inode) >> PAGE_SHIFT;
+	pgoff_t start = 0, next;
+
+	while (start < end) {
+		filemap_invalidate_lock(mapping);
+
+		start = kvm_gmem_next_present(f->inode, start, end);
+		next = kvm_gmem_batch_end(f->inode, start, end);
+		if (start < next)
+			fn(f, start, next);
+
+		filemap_invalidate_unlock(mapping);
+
+		start = next;
+		cond_resched();
+	}
+}
+
+/* What the platform doesn't give back is leaked when it is freed. */
+static void kvm_gmem_reclaim_piece(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	kvm_gmem_reclaim_range(f, start, end);
+}
+
 /*
  * The last reference to the file is gone, and with it all faults, as those of
  * users hold it through the VMA and those of guests get_file_active().  Slots may
  * still point here; kvm_gmem_unbind() of such a slot is excluded by slots_lock.
- * Memory is not freed, that is the inode's business.
+ *
+ * The memory goes here and not when the inode is evicted: there is one file to an inode,
+ * and only as long as it holds the VM is the VM type's ->free_folio(), which may be in
+ * the vendor's module, sure to be there.
  */
 static int kvm_gmem_release(struct inode *inode, struct file *file)
 {
 	struct gmem_file *f = file->private_data;
-	struct kvm_memory_slot *slot;
 	struct kvm *kvm = f->kvm;
-	long nr_private;
-	pgoff_t index;
-	int as;
+
+	if (GMEM_I(inode)->ops->reclaim_range)
+		kvm_gmem_for_each_piece(f, kvm_gmem_reclaim_piece);
 
 	mutex_lock(&kvm->slots_lock);
 	kvm_gmem_lock_bindings(inode);
 
-	/* What the platform doesn't give back is leaked when it is freed. */
-	kvm_gmem_reclaim_range(f, 0, ULONG_MAX);
-
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = 0;
-		kvm_gmem_for_each_binding(f, as, slot, index, ULONG_MAX) {
-			trace_kvm_gmem_bind(inode->i_ino, slot, false, 0);
-			rcu_assign_pointer(slot->gmem.state, NULL);
-			WRITE_ONCE(slot->gmem.file, NULL);
-		}
-	}
-
 	kvm_gmem_invalidate_file_start(f, 0, ULONG_MAX, kvm_gmem_filter(inode));
 	kvm_gmem_invalidate_file_end(f, 0, ULONG_MAX);
 	kvm_gmem_release_range(f, 0, ULONG_MAX);
-
-	nr_private = atomic_long_read(&GMEM_I(inode)->nr_private);
-	kvm_gmem_account(f, -nr_private, nr_private - (long)inode->i_mapping->nrpages);
+	kvm_gmem_unbind_all(f);
 	list_del(&f->entry);
 
 	kvm_gmem_unlock_bindings(inode);
 	mutex_unlock(&kvm->slots_lock);
 
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++)
-		xa_destroy(&f->bindings[as]);
+	kvm_gmem_for_each_piece(f, kvm_gmem_drop_folios);
+
 	kfree(f);
 	kvm_put_kvm(kvm);
 
@@ -352,6 +472,7 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 }
 
 static struct file_operations kvm_gmem_fops = {
+	.llseek		= kvm_gmem_llseek,
 	.mmap		= kvm_gmem_mmap,
 	/* So that users can have large folios mapped whole. */
 	.get_unmapped_area = thp_get_unmapped_area,
@@ -368,7 +489,18 @@ static int kvm_gmem_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 	return -EINVAL;
 }
 
+static int kvm_gmem_getattr(struct mnt_idmap *idmap, const struct path *path,
+			    struct kstat *stat, u32 request_mask, unsigned int flags)
+{
+	struct inode *inode = d_inode(path->dentry);
+
+	generic_fillattr(idmap, request_mask, inode, stat);
+	stat->blocks = (u64)READ_ONCE(inode->i_mapping->nrpages) << (PAGE_SHIFT - SECTOR_SHIFT);
+	return 0;
+}
+
 static const struct inode_operations kvm_gmem_iops = {
+	.getattr	= kvm_gmem_getattr,
 	.setattr	= kvm_gmem_setattr,
 };
 
@@ -388,6 +520,8 @@ static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 	gi->ops = ops;
 	gi->flags = flags;
 	gi->in_place = kvm_gmem_in_place(flags, gi->ops);
+	/* A file of no other kind can still become either. */
+	gi->backing_fixed = gi->in_place || !ops->attributes;
 	gi->max_order = flags & GUEST_MEMFD_FLAG_HUGE ? ops->max_order : 0;
 	gmem_state_set_default(&gi->state, !(flags & GUEST_MEMFD_FLAG_INIT_SHARED));
 
@@ -407,7 +541,6 @@ static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 static struct gmem_file *kvm_gmem_alloc_file(struct kvm *kvm, struct inode *inode)
 {
 	struct gmem_file *f;
-	int as;
 
 	/* Small, and one a file: inode and struct file are what is accounted. */
 	f = kzalloc_obj(*f);
@@ -416,9 +549,7 @@ static struct gmem_file *kvm_gmem_alloc_file(struct kvm *kvm, struct inode *inod
 
 	f->kvm = kvm;
 	f->inode = inode;
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++)
-		xa_init_flags(&f->bindings[as], XA_FLAGS_ACCOUNT);
-
+	f->bindings = RB_ROOT_CACHED;
 	return f;
 }
 
@@ -472,19 +603,28 @@ err_fops:
  * What the base never looked at can be looked at only if a new flag says so, as old
  * VMMs may leave garbage there.
  */
-static bool kvm_gmem_reserved_is_good(const struct kvm_create_guest_memfd *args)
+static bool kvm_gmem_reserved_is_good(const struct kvm_gmem_ops *ops,
+				      const struct kvm_create_guest_memfd *args)
 {
-	u64 used = 0;
-	int i;
-
 	if (!(args->flags & GUEST_MEMFD_FLAG_HUGE))
 		return true;
 
-	/* page_shift, the first of them, has no value yet but "best effort". */
-	for (i = 0; i < ARRAY_SIZE(args->reserved); i++)
-		used |= args->reserved[i];
+	/* There is one large size; it may be named. */
+	if (args->page_shift && args->page_shift != PAGE_SHIFT + ops->max_order)
+		return false;
 
-	return !used;
+	return !memchr_inv(&args->reserved[1], 0,
+			   sizeof(args->reserved) - sizeof(args->reserved[0]));
+}
+
+/* Flags that files of this VM type accept. */
+static u64 kvm_gmem_create_flags(const struct kvm_gmem_ops *ops)
+{
+	u64 flags = ops->create_flags;
+
+	if (ops->attributes)
+		flags |= GUEST_MEMFD_FLAG_SHARED_CONTROL;
+	return flags;
 }
 
 /*
@@ -500,10 +640,10 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 	struct file *file;
 	int fd;
 
-	if (args->flags & ~ops->create_flags)
+	if (args->flags & ~kvm_gmem_create_flags(ops))
 		return -EINVAL;
 
-	if (size <= 0 || !PAGE_ALIGNED(size) || !kvm_gmem_reserved_is_good(args))
+	if (size <= 0 || !PAGE_ALIGNED(size) || !kvm_gmem_reserved_is_good(ops, args))
 		return -EINVAL;
 
 	fd = get_unused_fd_flags(0);
@@ -536,8 +676,8 @@ static int kvm_gmem_allowed_content(struct kvm *kvm, bool to_private)
 }
 
 /*
- * KVM_CHECK_EXTENSION for the capabilities of guest_memfd; @kvm is NULL if the
- * system is asked.
+ * KVM_CHECK_EXTENSION; @kvm is NULL if the system is asked.  Returns -ENOENT if @cap is
+ * not about guest_memfd.
  */
 int kvm_gmem_check_extension(struct kvm *kvm, long cap)
 {
@@ -547,7 +687,7 @@ int kvm_gmem_check_extension(struct kvm *kvm, long cap)
 	case KVM_CAP_GUEST_MEMFD:
 		return 1;
 	case KVM_CAP_GUEST_MEMFD_FLAGS:
-		return ops->create_flags;
+		return kvm_gmem_create_flags(ops);
 	case KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES:
 		return ops->attributes;
 	case KVM_CAP_GUEST_MEMFD_FLAGS_TO_PRIVATE:
@@ -555,7 +695,7 @@ int kvm_gmem_check_extension(struct kvm *kvm, long cap)
 	case KVM_CAP_GUEST_MEMFD_FLAGS_TO_SHARED:
 		return kvm_gmem_allowed_content(kvm, false);
 	default:
-		return 0;
+		return -ENOENT;
 	}
 }
 

@@ -23,6 +23,11 @@ static inline int kvm_gmem_init(struct module *module)
 
 static inline void kvm_gmem_exit(void) {}
 
+static inline int kvm_gmem_check_extension(struct kvm *kvm, long cap)
+{
+	return -ENOENT;
+}
+
 static inline bool kvm_gmem_owns_attributes(struct kvm *kvm, gfn_t start, gfn_t end)
 {
 	return false;

@@ -19,24 +19,29 @@ static void kvm_gmem_assert_bindings_stable(struct inode *inode)
 		       lockdep_is_held(&GMEM_I(inode)->bindings_lock));
 }
 
-/*
- * Return the first slot that is bound to something in [*@index, @end), and
- * advance *@index to the end of its binding.  NULL if there is none.
- */
-struct kvm_memory_slot *kvm_gmem_next_binding(struct xarray *bindings,
-					      pgoff_t *index, pgoff_t end)
+static struct kvm_memory_slot *kvm_gmem_binding_slot(struct interval_tree_node *node)
 {
-	struct kvm_memory_slot *slot;
-	unsigned long i = *index;
+	return node ? container_of(node, struct kvm_memory_slot, gmem.binding) : NULL;
+}
 
-	if (i >= end)
+/* Return the first slot of @f that shows a page in [@start, @end), or NULL. */
+struct kvm_memory_slot *kvm_gmem_first_binding(struct gmem_file *f, pgoff_t start,
+					       pgoff_t end)
+{
+	kvm_gmem_assert_bindings_stable(f->inode);
+
+	if (start >= end)
 		return NULL;
 
-	slot = xa_find(bindings, &i, end - 1, XA_PRESENT);
-	if (slot)
-		*index = slot->gmem.pgoff + slot->npages;
+	return kvm_gmem_binding_slot(interval_tree_iter_first(&f->bindings, start, end - 1));
+}
 
-	return slot;
+/* Return the next slot after @slot that shows a page in [@start, @end), or NULL. */
+struct kvm_memory_slot *kvm_gmem_next_binding(struct kvm_memory_slot *slot,
+					      pgoff_t start, pgoff_t end)
+{
+	return kvm_gmem_binding_slot(interval_tree_iter_next(&slot->gmem.binding,
+							     start, end - 1));
 }
 
 /* Describe the gfns at which @slot shows the pages [@start, @end) of its file. */
@@ -89,20 +94,15 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
 	struct kvm_memory_slot *slot;
 	bool found = false;
 	bool flush = false;
-	pgoff_t index;
-	int as;
 
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		kvm_gmem_for_each_binding(f, as, slot, index, end) {
-			if (!found) {
-				KVM_MMU_LOCK(kvm);
-				kvm_mmu_invalidate_start(kvm);
-				found = true;
-			}
-
-			flush |= kvm_gmem_zap_slot(f, slot, start, end, filter);
+	kvm_gmem_for_each_binding(f, slot, start, end) {
+		if (!found) {
+			KVM_MMU_LOCK(kvm);
+			kvm_mmu_invalidate_start(kvm);
+			found = true;
 		}
+
+		flush |= kvm_gmem_zap_slot(f, slot, start, end, filter);
 	}
 
 	if (flush)
@@ -111,24 +111,10 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
 		KVM_MMU_UNLOCK(kvm);
 }
 
-static bool kvm_gmem_is_bound(struct gmem_file *f, pgoff_t start, pgoff_t end)
-{
-	unsigned long index;
-	int as;
-
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		if (xa_find(&f->bindings[as], &index, end - 1, XA_PRESENT))
-			return true;
-	}
-
-	return false;
-}
-
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start,
 					 pgoff_t end)
 {
-	if (!kvm_gmem_is_bound(f, start, end))
+	if (!kvm_gmem_first_binding(f, start, end))
 		return;
 
 	KVM_MMU_LOCK(f->kvm);
@@ -172,19 +158,15 @@ int kvm_gmem_for_each_range(struct gmem_file *f, pgoff_t start, pgoff_t end,
 {
 	struct kvm_memory_slot *slot;
 	struct kvm_gfn_range range;
-	pgoff_t index;
-	int as, r;
+	int r;
 
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
 
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		kvm_gmem_for_each_binding(f, as, slot, index, end) {
-			kvm_gmem_slot_range(slot, start, end, &range);
-			r = fn(f, &range, arg);
-			if (r)
-				return r;
-		}
+	kvm_gmem_for_each_binding(f, slot, start, end) {
+		kvm_gmem_slot_range(slot, start, end, &range);
+		r = fn(f, &range, arg);
+		if (r)
+			return r;
 	}
 
 	return 0;
@@ -244,19 +226,14 @@ static void kvm_gmem_release_slot(struct gmem_file *f, struct kvm_memory_slot *s
 void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	struct kvm_memory_slot *slot;
-	pgoff_t index;
-	int as;
 
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
 
 	if (!GMEM_I(f->inode)->ops->release_range)
 		return;
 
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = start;
-		kvm_gmem_for_each_binding(f, as, slot, index, end)
-			kvm_gmem_release_slot(f, slot, start, end);
-	}
+	kvm_gmem_for_each_binding(f, slot, start, end)
+		kvm_gmem_release_slot(f, slot, start, end);
 }
 
 void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t end)
@@ -299,26 +276,27 @@ enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode)
 }
 
 /*
- * A binding is in the way of @slot if it overlaps in @slot's address space, or
- * if it shows a page at another gfn in another one: a page has one state, hence
- * one gfn.  The same gfns in each address space are one piece of RAM, e.g. that
- * of a VM with SMM.
+ * Where a VM has private memory, a binding is in the way of @slot if it overlaps in
+ * @slot's address space, or if it shows a page at another gfn in another one: a page
+ * has one state, and one owner in the platform's tables, hence one gfn.  The same gfns
+ * in each address space are one piece of RAM, e.g. that of a VM with SMM.
+ *
+ * Where all pages are alike for life, any gfn may show any of them, as with any other
+ * memory of the VMM's; q35's high SMRAM is a second view of low RAM.
  */
 static bool kvm_gmem_binding_conflicts(struct gmem_file *f, struct kvm_memory_slot *slot)
 {
-	pgoff_t end = slot->gmem.pgoff + slot->npages;
+	pgoff_t start = slot->gmem.pgoff, end = start + slot->npages;
 	struct kvm_memory_slot *other;
-	pgoff_t index;
-	int as;
 
-	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++) {
-		index = slot->gmem.pgoff;
-		kvm_gmem_for_each_binding(f, as, other, index, end) {
-			if (as == slot->as_id ||
-			    other->base_gfn - other->gmem.pgoff !=
-			    slot->base_gfn - slot->gmem.pgoff)
-				return true;
-		}
+	if (!GMEM_I(f->inode)->ops->attributes)
+		return false;
+
+	kvm_gmem_for_each_binding(f, other, start, end) {
+		if (other->as_id == slot->as_id ||
+		    other->base_gfn - other->gmem.pgoff !=
+		    slot->base_gfn - slot->gmem.pgoff)
+			return true;
 	}
 
 	return false;
@@ -326,10 +304,7 @@ static bool kvm_gmem_binding_conflicts(struct gmem_file *f, struct kvm_memory_sl
 
 static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
 {
-	struct xarray *bindings = &f->bindings[slot->as_id];
-	pgoff_t first = slot->gmem.pgoff;
-	pgoff_t last = first + slot->npages - 1;
-	int r;
+	struct interval_tree_node *node = &slot->gmem.binding;
 
 	lockdep_assert_held(&f->kvm->slots_lock);
 	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
@@ -338,11 +313,35 @@ static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
 	if (kvm_gmem_binding_conflicts(f, slot))
 		return -EEXIST;
 
-	r = xa_err(xa_store_range(bindings, first, last, slot, GFP_KERNEL_ACCOUNT));
-	if (r)
-		xa_store_range(bindings, first, last, NULL, GFP_KERNEL_ACCOUNT);
+	node->start = slot->gmem.pgoff;
+	node->last = slot->gmem.pgoff + slot->npages - 1;
+	interval_tree_insert(node, &f->bindings);
+	return 0;
+}
 
-	return r;
+static void kvm_gmem_clear_binding(struct gmem_file *f, struct kvm_memory_slot *slot)
+{
+	lockdep_assert_held(&f->kvm->slots_lock);
+	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	lockdep_assert_held_write(&GMEM_I(f->inode)->bindings_lock);
+
+	trace_kvm_gmem_bind(f->inode->i_ino, slot, false, 0);
+
+	interval_tree_remove(&slot->gmem.binding, &f->bindings);
+	rcu_assign_pointer(slot->gmem.state, NULL);
+	WRITE_ONCE(slot->gmem.file, NULL);
+}
+
+/*
+ * The file is about to go, and the guest has lost what it had of it: slots, which may
+ * live on, show nothing from now on.
+ */
+void kvm_gmem_unbind_all(struct gmem_file *f)
+{
+	struct kvm_memory_slot *slot;
+
+	while ((slot = kvm_gmem_first_binding(f, 0, ULONG_MAX)))
+		kvm_gmem_clear_binding(f, slot);
 }
 
 void kvm_gmem_lock_bindings(struct inode *inode)
@@ -354,6 +353,28 @@ void kvm_gmem_lock_bindings(struct inode *inode)
 void kvm_gmem_unlock_bindings(struct inode *inode)
 {
 	up_write(&GMEM_I(inode)->bindings_lock);
+	filemap_invalidate_unlock(inode->i_mapping);
+}
+
+/*
+ * What a file without MMAP and INIT_SHARED is, one of two backings or an in-place file,
+ * is decided by what is done to it first, a slot or a conversion.  This is a slot.
+ */
+static void kvm_gmem_fix_backing(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	lockdep_assert_not_held(&inode->i_mapping->invalidate_lock);
+
+	/*
+	 * Once set it stays; if it isn't, a conversion may be about to.  Pairs with
+	 * kvm_gmem_track_state(): in_place is as fixed as this says.
+	 */
+	if (smp_load_acquire(&gi->backing_fixed))
+		return;
+
+	filemap_invalidate_lock(inode->i_mapping);
+	WRITE_ONCE(gi->backing_fixed, true);
 	filemap_invalidate_unlock(inode->i_mapping);
 }
 
@@ -392,6 +413,7 @@ int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot
 	}
 
 	gi = GMEM_I(f->inode);
+	kvm_gmem_fix_backing(f->inode);
 	slot->gmem.pgoff = offset >> PAGE_SHIFT;
 	WRITE_ONCE(slot->gmem.file, file);
 	if (gi->in_place)
@@ -404,8 +426,8 @@ int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot
 
 /*
  * Bind @slot, which is about to become visible, to its file: from here on the
- * file knows whom to zap.  slots_lock is held.  Returns 0, -EEXIST if the range
- * is bound elsewhere, -ENOMEM.
+ * file knows whom to zap.  slots_lock is held.  Returns 0, or -EEXIST if the range
+ * is bound elsewhere and must not be twice.
  */
 int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot)
 {
@@ -441,7 +463,6 @@ int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot)
  */
 void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 {
-	pgoff_t first = slot->gmem.pgoff;
 	struct gmem_file *f;
 
 	if (!slot->gmem.file)
@@ -450,14 +471,9 @@ void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 	f = slot->gmem.file->private_data;
 	lockdep_assert_held(&f->kvm->slots_lock);
 
-	trace_kvm_gmem_bind(f->inode->i_ino, slot, false, 0);
-
 	kvm_gmem_lock_bindings(f->inode);
 	kvm_gmem_release_slot(f, slot, 0, ULONG_MAX);
-	xa_store_range(&f->bindings[slot->as_id], first, first + slot->npages - 1,
-		       NULL, GFP_KERNEL_ACCOUNT);
-	rcu_assign_pointer(slot->gmem.state, NULL);
-	WRITE_ONCE(slot->gmem.file, NULL);
+	kvm_gmem_clear_binding(f, slot);
 	kvm_gmem_unlock_bindings(f->inode);
 }
 

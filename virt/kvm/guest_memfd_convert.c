@@ -78,9 +78,10 @@ static bool kvm_gmem_folio_stays_held(struct inode *inode, struct folio *folio,
 }
 
 /*
- * Is @folio in the way of going private?  A poisoned folio isn't, although memory
- * failure holds a reference for good; but a user fault that found it healthy must
- * not map it from now on.
+ * Is @folio in the way of going private?  A page that memory failure has struck isn't,
+ * although memory failure holds a reference for good; but a user fault that found it
+ * healthy must not map it from now on.  A bad page excuses nothing for the pages beside
+ * it, though: memory failure leaves a folio large only if someone else holds it.
  */
 static bool kvm_gmem_folio_in_way(struct gmem_conversion *c, struct folio *folio,
 				  enum lru_cache_drained *drained)
@@ -89,7 +90,7 @@ static bool kvm_gmem_folio_in_way(struct gmem_conversion *c, struct folio *folio
 		return false;
 
 	return kvm_gmem_folio_stays_held(c->f->inode, folio, drained) &&
-	       !folio_test_hwpoison(folio);
+	       (folio_test_large(folio) || !folio_test_hwpoison(folio));
 }
 
 /* Check that no one holds a folio that is about to go private. */
@@ -181,11 +182,8 @@ static void kvm_gmem_move_range(struct gmem_conversion *c)
  */
 static void kvm_gmem_leak_unshared(struct gmem_conversion *c, struct folio *folio)
 {
-	long nr_pages = folio_nr_pages(folio);
-
 	kvm_gmem_leak_folio(folio);
 	kvm_gmem_drop_folios(c->f, folio->index, folio_next_index(folio));
-	atomic64_add(nr_pages, &c->f->kvm->stat.generic.gmem_pages_leaked);
 }
 
 /* Have the platform give @folio up.  False if it refuses, and the folio is lost. */
@@ -256,8 +254,8 @@ static bool kvm_gmem_is_fragmented(struct gmem_conversion *c, pgoff_t start, pgo
 }
 
 /*
- * Drop the folios in [@start, @end), none of which is held.  What is leaked by then is
- * counted; it wouldn't be by ->free_folio().
+ * Drop the folios in [@start, @end), none of which is held.  The platform gives each of
+ * them up while the hook for that may still look at its neighbours.
  */
 static void kvm_gmem_drop_block(struct gmem_conversion *c, pgoff_t start, pgoff_t end)
 {
@@ -338,24 +336,40 @@ static bool kvm_gmem_wants_cut(struct gmem_conversion *c, pgoff_t index)
 	       kvm_gmem_index_is_private(c->f->inode, index) != c->to_private;
 }
 
+/*
+ * Make a folio begin at @edge, so that @index, which is in the range and beside the
+ * edge, can be treated apart.  Whoever is in the way is reported like a holder: by the
+ * first page in the range of the folio that is held.
+ */
+static int kvm_gmem_cut_edge(struct gmem_conversion *c, pgoff_t edge, pgoff_t index)
+{
+	struct inode *inode = c->f->inode;
+	struct folio *folio;
+	int r;
+
+	if (!kvm_gmem_wants_cut(c, index))
+		return 0;
+
+	r = kvm_gmem_cut(inode, edge);
+	if (r != -EAGAIN)
+		return r;
+
+	c->error_index = index;
+	folio = filemap_get_folio(inode->i_mapping, index);
+	if (!IS_ERR(folio)) {
+		c->error_index = max(folio->index, c->start);
+		folio_put(folio);
+	}
+	return r;
+}
+
 /* Split the folios at the edges of the range, where it matters. */
 static int kvm_gmem_cut_conversion(struct gmem_conversion *c)
 {
-	pgoff_t index = c->start;
-	int r = 0;
-
 	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
 
-	if (kvm_gmem_wants_cut(c, c->start))
-		r = kvm_gmem_cut(c->f->inode, c->start);
-	if (!r && kvm_gmem_wants_cut(c, c->end - 1)) {
-		index = c->end - 1;
-		r = kvm_gmem_cut(c->f->inode, c->end);
-	}
-
-	if (r == -EAGAIN)
-		c->error_index = index;
-	return r;
+	return kvm_gmem_cut_edge(c, c->start, c->start) ?:
+	       kvm_gmem_cut_edge(c, c->end, c->end - 1);
 }
 
 /*
@@ -526,42 +540,71 @@ static void kvm_gmem_count_conversion(struct gmem_conversion *c, int r)
 	atomic64_add(c->nr_moved, &stat->gmem_pages_converted);
 }
 
+/*
+ * The first conversion of a file that no slot was made of yet: it tracks state from
+ * now on.  All its pages are private, as the map has it without an entry.
+ */
+static int kvm_gmem_track_state(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	if (gi->in_place)
+		return 0;
+
+	if (gi->backing_fixed)
+		return -ENOTTY;
+
+	WRITE_ONCE(gi->in_place, true);
+	/* Whoever sees this without the lock sees that. */
+	smp_store_release(&gi->backing_fixed, true);
+	return 0;
+}
+
 static int kvm_gmem_run_conversion(struct gmem_file *f,
-				   struct kvm_memory_attributes2 *attrs)
+				   struct kvm_memory_attributes2 *attrs,
+				   struct kvm_memory_attributes2 __user *uattrs)
 {
 	struct address_space *mapping = f->inode->i_mapping;
 	struct gmem_conversion c;
 	int r;
 
+	/* No error_offset before there is a range that it could be in. */
 	r = kvm_gmem_parse_attributes(f, attrs, &c);
-	if (r) {
-		attrs->error_offset = attrs->offset;
+	if (r == -EINVAL)
 		return r;
+
+	if (!r) {
+		filemap_invalidate_lock(mapping);
+		r = kvm_gmem_track_state(f->inode) ?: kvm_gmem_convert(&c);
+		filemap_invalidate_unlock(mapping);
+
+		trace_kvm_gmem_convert(f->inode->i_ino, c.start, c.end, c.to_private,
+				       c.content, r);
+		kvm_gmem_count_conversion(&c, r);
 	}
 
-	filemap_invalidate_lock(mapping);
-	r = kvm_gmem_convert(&c);
-	filemap_invalidate_unlock(mapping);
-
-	trace_kvm_gmem_convert(f->inode->i_ino, c.start, c.end, c.to_private,
-			       c.content, r);
-	kvm_gmem_count_conversion(&c, r);
-
 	attrs->error_offset = (u64)c.error_index << PAGE_SHIFT;
+	if (r && copy_to_user(uattrs, attrs, sizeof(*attrs)))
+		return -EFAULT;
+
 	return r;
 }
 
 /*
  * KVM_SET_MEMORY_ATTRIBUTES2: set the attributes of a range of @f's file.
  *
- * Only the process that owns the VM may convert; whoever else holds the file
- * descriptor may at most map and punch what is shared.  @uattrs is written back
- * on error only, with the offset of the first page in the way.  Takes
+ * Only the process that owns the VM may convert, unless the file was created with
+ * GUEST_MEMFD_FLAG_SHARED_CONTROL; whoever else holds the file descriptor may at most
+ * map and punch what is shared.  @uattrs is written back on error only, once the range
+ * is known to be good, with the offset of the first page in the way.  Takes
  * invalidate_lock for write, may sleep.
  *
  * Returns 0, or
  *   -EIO	the caller's mm isn't the VM's, or the VM is dead
- *   -ENOTTY	the file is one of two backings of its memory, it has no state
+ *   -ENOTTY	the file is one of two backings of its memory, it has no state;
+ *		a file that is neither yet becomes an in-place file
  *   -EFAULT	@uattrs cannot be read, or not written on error
  *   -EINVAL	malformed request, or the VM type has no private memory
  *   -EOPNOTSUPP the VM type cannot do that to the content (now)
@@ -573,22 +616,21 @@ static int kvm_gmem_run_conversion(struct gmem_file *f,
 long kvm_gmem_set_attributes(struct gmem_file *f,
 			     struct kvm_memory_attributes2 __user *uattrs)
 {
+	struct gmem_inode *gi = GMEM_I(f->inode);
 	struct kvm_memory_attributes2 attrs;
-	struct kvm *kvm = f->kvm;
-	int r;
 
-	if (kvm->mm != current->mm || kvm->vm_dead)
+	if (!kvm_gmem_may_control(f) || f->kvm->vm_dead)
 		return -EIO;
 
-	if (!GMEM_I(f->inode)->in_place)
-		return kvm_arch_has_private_mem(kvm) ? -ENOTTY : -EINVAL;
+	if (!gi->ops->attributes)
+		return -EINVAL;
+
+	/* A peek, to tell before all else; kvm_gmem_track_state() decides. */
+	if (smp_load_acquire(&gi->backing_fixed) && !READ_ONCE(gi->in_place))
+		return -ENOTTY;
 
 	if (copy_from_user(&attrs, uattrs, sizeof(attrs)))
 		return -EFAULT;
 
-	r = kvm_gmem_run_conversion(f, &attrs);
-	if (r && copy_to_user(uattrs, &attrs, sizeof(attrs)))
-		return -EFAULT;
-
-	return r;
+	return kvm_gmem_run_conversion(f, &attrs, uattrs);
 }

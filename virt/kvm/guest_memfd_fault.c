@@ -79,7 +79,7 @@ static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
 	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
 
 	/* Unbind waits for SRCU, release for file references: can't be. */
-	if (WARN_ON_ONCE(xa_load(&f->bindings[slot->as_id], index) != slot))
+	if (WARN_ON_ONCE(!slot->gmem.file || slot->gmem.file->private_data != f))
 		return ERR_PTR(-EIO);
 
 	folio = kvm_gmem_get_folio(f, index);
@@ -261,7 +261,7 @@ EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_map_page);
 /*
  * Wait until no conversion of @slot's file is under way that may have seen what the
  * caller has changed before, in what the VM type's ->may_convert() looks at.
- * kvm->srcu is held for read, may sleep.
+ * kvm->srcu is held for read, or the slot stays for another reason; may sleep.
  */
 void kvm_gmem_sync_state(struct kvm_memory_slot *slot)
 {

@@ -249,6 +249,27 @@ pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end)
 	return max(index, start);
 }
 
+/* Return the first index in [@start, @end) that has no folio, @end if all have. */
+pgoff_t kvm_gmem_next_absent(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct folio *folio;
+
+	kvm_gmem_assert_locked(inode->i_mapping);
+
+	/* Folio by folio: page_cache_next_miss() understands neither 0 nor large folios. */
+	while (start < end) {
+		folio = filemap_get_folio(inode->i_mapping, start);
+		if (IS_ERR(folio))
+			return start;
+
+		start = folio_next_index(folio);
+		folio_put(folio);
+		cond_resched();
+	}
+
+	return end;
+}
+
 /*
  * Is @folio used by anyone but the file and the caller, each of whom has a
  * reference (the file one a page)?  GUP-fast may still take a reference after
@@ -343,14 +364,23 @@ static void kvm_gmem_assert_cut(struct inode *inode, pgoff_t index)
 	folio_put(folio);
 }
 
+static bool kvm_gmem_is_leaked(struct folio *folio)
+{
+	return folio->private == KVM_GMEM_FOLIO_LEAKED;
+}
+
 /*
  * The platform doesn't give @folio back: keep it from the allocator for good, by a
  * reference that no one puts.  Its next user would corrupt a guest's memory, or die
- * of touching it.  Called while the caller holds another reference.
+ * of touching it.  Called while the caller holds another reference; once is enough.
  */
 void kvm_gmem_leak_folio(struct folio *folio)
 {
+	if (kvm_gmem_is_leaked(folio))
+		return;
+
 	folio_get(folio);
+	folio->private = KVM_GMEM_FOLIO_LEAKED;
 	pr_err_ratelimited("kvm: guest_memfd: %ld pages at pfn 0x%lx are leaked, the platform doesn't give them back\n",
 			   folio_nr_pages(folio), folio_pfn(folio));
 }
@@ -442,6 +472,43 @@ static long kvm_gmem_count_private(struct inode *inode, pgoff_t start, pgoff_t e
 }
 
 /*
+ * Remove the folios in [@start, @end) from the page cache.  Where the platform may have
+ * to give them up, look at each of them afterwards: what it keeps is counted.
+ */
+static void kvm_gmem_truncate(struct gmem_file *f, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	struct folio_batch fbatch;
+	struct folio *folio;
+	long nr_leaked = 0;
+	int i;
+
+	if (!mapping->a_ops->free_folio) {
+		truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
+					   ((loff_t)end << PAGE_SHIFT) - 1);
+		return;
+	}
+
+	folio_batch_init(&fbatch);
+	while (filemap_get_folios(mapping, &start, end - 1, &fbatch)) {
+		folio = fbatch.folios[0];
+		truncate_inode_pages_range(mapping, folio_pos(folio),
+					   ((loff_t)min(start, end) << PAGE_SHIFT) - 1);
+
+		for (i = 0; i < folio_batch_count(&fbatch); i++) {
+			folio = fbatch.folios[i];
+			if (kvm_gmem_is_leaked(folio))
+				nr_leaked += folio_nr_pages(folio);
+		}
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	if (nr_leaked)
+		atomic64_add(nr_leaked, &f->kvm->stat.generic.gmem_pages_leaked);
+}
+
+/*
  * Take the folios in [@start, @end) out of the file.  They go back to the
  * allocator with their last reference, after the VM type's ->free_folio(); a
  * user who holds one keeps an orphan.  State is not touched.
@@ -469,8 +536,7 @@ void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end)
 		nr_private = kvm_gmem_count_private(f->inode, start, end);
 
 	nr = mapping->nrpages;
-	truncate_inode_pages_range(mapping, (loff_t)start << PAGE_SHIFT,
-				   ((loff_t)end << PAGE_SHIFT) - 1);
+	kvm_gmem_truncate(f, start, end);
 	nr -= mapping->nrpages;
 
 	if (!mixed && first_private)

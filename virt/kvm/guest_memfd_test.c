@@ -219,8 +219,8 @@ static void double_invalidate(struct kvm *kvm, struct kvm_gfn_range *range)
 static void double_free_folio(struct folio *folio)
 {
 	/* Pages that outlive the test's own life are none of its business. */
-	if (dbl)
-		double_record(FREE_FOLIO, folio->index, folio_next_index(folio));
+	if (dbl && double_record(FREE_FOLIO, folio->index, folio_next_index(folio)))
+		kvm_gmem_leak_folio(folio);
 }
 
 static const struct address_space_operations double_aops =
@@ -695,9 +695,44 @@ static void gmem_core_release(struct kunit *test)
 	close_fd(dbl->fd);
 	dbl->fd = -1;
 	flush_delayed_fput();
-	EXPECT_EVENTS(test, { RECLAIM, 0, NR_PAGES }, { INVALIDATE, 0, NR_PAGES },
+	EXPECT_EVENTS(test, { RECLAIM, 1, NR_PAGES }, { INVALIDATE, 0, NR_PAGES },
 		      { RELEASE, 0, NR_PAGES }, { FREE_FOLIO, 1, 2 },
 		      { FREE_FOLIO, 9, 10 });
+	KUNIT_EXPECT_EQ(test, pages_leaked(), 0);
+}
+
+/* What the platform keeps when the file ends is counted, while there is a VM to count. */
+static void gmem_core_release_leaks(struct kunit *test)
+{
+	fill(1, 0x11);
+	fill(9, 0x99);
+	start_here();
+
+	fail_hook(FREE_FOLIO, 2, -EIO);
+	close_fd(dbl->fd);
+	dbl->fd = -1;
+	flush_delayed_fput();
+	KUNIT_EXPECT_EQ(test, pages_leaked(), 1);
+}
+
+/* By a hole as well, and by DISCARD, each page once. */
+static void gmem_core_drop_leaks(struct kunit *test)
+{
+	fill(1, 0x11);
+	fill(2, 0x22);
+	fill(9, 0x99);
+	dbl->content[true].allowed = KVM_SET_MEMORY_ATTRIBUTES2_DISCARD;
+	start_here();
+
+	fail_hook(FREE_FOLIO, 1, -EIO);
+	KUNIT_EXPECT_EQ(test, punch(1, 3), 0);
+	KUNIT_EXPECT_EQ(test, pages_leaked(), 1);
+
+	fail_hook(FREE_FOLIO, 1, -EIO);
+	KUNIT_EXPECT_EQ(test, convert(8, 10, true, KVM_SET_MEMORY_ATTRIBUTES2_DISCARD), 0);
+	KUNIT_EXPECT_EQ(test, pages_leaked(), 2);
+	KUNIT_EXPECT_EQ(test, byte_at(1), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(9), -1);
 }
 
 static unsigned long walked_pages, walked_pfns;
@@ -1420,6 +1455,8 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_map_page),
 	KUNIT_CASE(gmem_core_unbind),
 	KUNIT_CASE(gmem_core_release),
+	KUNIT_CASE(gmem_core_release_leaks),
+	KUNIT_CASE(gmem_core_drop_leaks),
 	KUNIT_CASE(gmem_core_walk),
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 	KUNIT_CASE(gmem_core_populate),

@@ -24,6 +24,7 @@
  *   move	conversion, while the guest has a request open for it; invalidate_lock
  *		is held for write
  *   remove	punch, DISCARD, the end of the file; invalidate_lock is held for write
+ *   remove	MEM_RELINQUISH, when the vCPU goes on; with mmu_lock alone
  *   remove	the end of the VM; without invalidate_lock, as no one runs any more,
  *		but with stage2_lock held, which the others who remove take too
  *
@@ -46,25 +47,98 @@
 
 #include <kvm/arm_hypercalls.h>
 
-static struct pkvm_mapping *pkvm_first_mapping(struct kvm *kvm, gfn_t start, gfn_t end)
+/* Pages that the guest shares are in a tree of their own, so that either side is found. */
+static struct rb_root_cached *pkvm_mappings_of(struct kvm *kvm, bool shared)
 {
-	struct kvm_pgtable *pgt = kvm->arch.mmu.pgt;
+	return shared ? &kvm->arch.pkvm.shared_mappings : &kvm->arch.mmu.pgt->pkvm_mappings;
+}
 
+static struct pkvm_mapping *pkvm_first_on_side(struct kvm *kvm, gfn_t start, gfn_t end,
+					       bool shared)
+{
 	lockdep_assert_held(&kvm->mmu_lock);
 
-	if (!pgt || start >= end)
+	if (!kvm->arch.mmu.pgt || start >= end)
 		return NULL;
 
-	return pkvm_mapping_iter_first(&pgt->pkvm_mappings, gfn_to_gpa(start),
+	return pkvm_mapping_iter_first(pkvm_mappings_of(kvm, shared), gfn_to_gpa(start),
 				       gfn_to_gpa(end) - 1);
 }
 
+static struct pkvm_mapping *pkvm_first_mapping(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	struct pkvm_mapping *owned = pkvm_first_on_side(kvm, start, end, false);
+	struct pkvm_mapping *shared = pkvm_first_on_side(kvm, start, end, true);
+
+	if (!owned || !shared)
+		return owned ?: shared;
+
+	return owned->gfn < shared->gfn ? owned : shared;
+}
+
+/* On the same side as @m. */
 static struct pkvm_mapping *pkvm_next_mapping(struct pkvm_mapping *m, gfn_t end)
 {
 	return pkvm_mapping_iter_next(m, gfn_to_gpa(m->gfn), gfn_to_gpa(end) - 1);
 }
 
+static void pkvm_remove_mapping(struct kvm *kvm, struct pkvm_mapping *m)
+{
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	pkvm_mapping_remove(m, pkvm_mappings_of(kvm, m->shared));
+}
+
+/* In folio->private of a page that EL2 keeps from everybody. */
+#define PKVM_FOLIO_LOST		((void *)2ul)
+
+/* Does the host know of an error in the page? */
+bool pkvm_mapping_is_broken(struct pkvm_mapping *mapping)
+{
+	return PageHWPoison(pfn_to_page(mapping->pfn));
+}
+
+/*
+ * The page is broken.  The guest loses it, and EL2 doesn't look at it: an error while EL2
+ * clears it would be the end of the machine.  Nobody else can run into it either,
+ * unless it is the host's already, as the guest shared it or the kernel has crushed
+ * it.  What remains to be done is to forget @mapping.
+ */
+void pkvm_lose_page(struct kvm *kvm, struct pkvm_mapping *mapping)
+{
+	int ret;
+
+	/* Before a vCPU can run into it. */
+	WRITE_ONCE(kvm->arch.pkvm.has_poison, true);
+
+	ret = kvm_call_hyp_nvhe(__pkvm_host_lose_page, kvm->arch.pkvm.handle, mapping->gfn);
+	WARN_ON_ONCE(ret && ret != -EHWPOISON);
+
+	if (!mapping->gmem)
+		return;
+
+	if (ret || mapping->shared)
+		pkvm_gmem_page_is_back(mapping);
+	else
+		folio_change_private(pfn_folio(mapping->pfn), PKVM_FOLIO_LOST);
+}
+
 /* Opt-in of user space. */
+
+static bool pkvm_has_gmem_slot(struct kvm *kvm)
+{
+	struct kvm_memory_slot *slot;
+	int bkt;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	kvm_for_each_memslot(slot, bkt, kvm_memslots(kvm)) {
+		if (kvm_slot_has_gmem(slot))
+			return true;
+	}
+
+	return false;
+}
 
 int pkvm_enable_exit_hypercalls(struct kvm *kvm, struct kvm_enable_cap *cap)
 {
@@ -81,31 +155,26 @@ int pkvm_enable_exit_hypercalls(struct kvm *kvm, struct kvm_enable_cap *cap)
 	if (kvm->created_vcpus)
 		return -EBUSY;
 
+	guard(mutex)(&kvm->slots_lock);
+
+	/*
+	 * Were UNSHARE taken back behind the back of a slot that was bound with it, nobody
+	 * would look for users of a page before the guest gets it for itself.
+	 */
+	if (cap->args[0] != kvm->arch.pkvm.exit_hypercalls && pkvm_has_gmem_slot(kvm))
+		return -EINVAL;
+
 	kvm->arch.pkvm.exit_hypercalls = cap->args[0];
 	return 0;
 }
 
-/* May memory of @kvm be in a guest_memfd? */
+/* May memory of @kvm be in a guest_memfd?  It remains so while there is a slot. */
 bool pkvm_gmem_is_allowed(struct kvm *kvm)
-{
-	u32 needed = KVM_ARM_EXIT_HYPERCALL_MEM_SHARE | KVM_ARM_EXIT_HYPERCALL_MEM_UNSHARE;
-
-	return (kvm->arch.pkvm.exit_hypercalls & needed) == needed;
-}
-
-/*
- * May @slot go although the VM has run?  No vCPU can see it any more, hence none is
- * about to map a page of it.
- */
-bool pkvm_gmem_slot_is_unused(struct kvm *kvm, const struct kvm_memory_slot *slot)
 {
 	lockdep_assert_held(&kvm->slots_lock);
 
-	if (!kvm_slot_has_gmem(slot))
-		return false;
-
-	guard(read_lock)(&kvm->mmu_lock);
-	return !pkvm_first_mapping(kvm, slot->base_gfn, slot->base_gfn + slot->npages);
+	return (kvm->arch.pkvm.exit_hypercalls & PKVM_EXIT_HYPERCALL_GMEM) ==
+	       PKVM_EXIT_HYPERCALL_GMEM;
 }
 
 /* Requests of the guest. */
@@ -152,9 +221,39 @@ static int pkvm_share_anon(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, 
 }
 
 /*
- * The memory isn't a guest_memfd's: pages are shared and unshared as if user space
- * had not asked for exits, and not relinquished.  Returns 1 to enter the guest, which
- * gets its answer by EL2, or an error for user space.
+ * Take the page at @gfn if the guest wants to be rid of it, and whoever has punched a
+ * hole has not taken it by now.  A page of a file stays there, as one that the guest
+ * has never had; what userspace has mapped it has again.
+ */
+static void pkvm_relinquish(struct kvm *kvm, gfn_t gfn)
+{
+	struct pkvm_mapping *m;
+
+	scoped_guard(write_lock, &kvm->mmu_lock) {
+		m = pkvm_first_mapping(kvm, gfn, gfn + 1);
+		if (!m)
+			return;
+
+		if (pkvm_mapping_is_broken(m))
+			pkvm_lose_page(kvm, m);
+		else if (kvm_call_hyp_nvhe(__pkvm_host_relinquish_requested,
+					   kvm->arch.pkvm.handle, gfn))
+			return;
+		else if (m->gmem)
+			pkvm_gmem_page_is_back(m);
+
+		pkvm_remove_mapping(kvm, m);
+	}
+
+	if (!m->gmem)
+		pkvm_anon_page_is_back(kvm, m);
+	kfree(m);
+}
+
+/*
+ * The memory isn't a guest_memfd's: pages are shared, unshared and relinquished as if
+ * user space had not asked for exits.  Returns 1 to enter the guest, which gets its
+ * answer by EL2, or an error for user space.
  */
 static int pkvm_handle_anon_request(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
 				    enum pkvm_request request, gfn_t gfn)
@@ -169,6 +268,8 @@ static int pkvm_handle_anon_request(struct kvm_vcpu *vcpu, struct kvm_memory_slo
 		ret = pkvm_share_anon(vcpu, slot, gfn);
 	else if (request == PKVM_REQUEST_UNSHARE)
 		kvm_call_hyp_nvhe(__pkvm_host_unshare_requested, handle, gfn);
+	else
+		pkvm_relinquish(vcpu->kvm, gfn);
 
 	return ret ?: 1;
 }
@@ -218,11 +319,12 @@ bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
 	}
 
 	/* There is nothing to convert when the file is closed. */
-	if (!kvm_memslot_is_in_place(slot) && !(slot->flags & KVM_MEMSLOT_INVALID)) {
+	if (!kvm_memslot_is_in_place(slot)) {
 		*ret = 1;
 		return true;
 	}
 
+	vcpu->arch.pkvm_request_slot = slot;
 	WRITE_ONCE(vcpu->arch.pkvm_request_gfn, gfn);
 	/* Pairs with smp_load_acquire() in pkvm_is_requested(). */
 	smp_store_release(&vcpu->arch.pkvm_request, request);
@@ -254,28 +356,27 @@ static bool pkvm_is_requested(struct kvm *kvm, gfn_t gfn, enum pkvm_request requ
 
 /*
  * Close the mirror of the request, and wait for conversions that have seen it open, as
- * they rely on EL2's request.  Called by whoever owns the vCPU, with kvm->srcu held
- * for read: the slot that they work on may not go, nor another take its place.
+ * they rely on EL2's request.  They work on the file that the request was opened for:
+ * its slot is the one that was found then, as slots of a VM that runs neither go nor
+ * change, see kvm_arch_memslots_are_fixed().  If the file is closed there is no one
+ * to wait for.  Then do what cannot be declined.  Called by whoever owns the vCPU.
  */
-static enum pkvm_request pkvm_close_mirror(struct kvm_vcpu *vcpu,
-					   struct kvm_memory_slot **slot, gfn_t *gfn)
+static enum pkvm_request pkvm_close_mirror(struct kvm_vcpu *vcpu)
 {
 	enum pkvm_request request = vcpu->arch.pkvm_request;
 
-	*gfn = vcpu->arch.pkvm_request_gfn;
-	*slot = gfn_to_memslot(vcpu->kvm, *gfn);
-
 	WRITE_ONCE(vcpu->arch.pkvm_request, PKVM_REQUEST_NONE);
-	if (*slot && kvm_slot_has_gmem(*slot))
-		kvm_gmem_sync_state(*slot);
+	kvm_gmem_sync_state(vcpu->arch.pkvm_request_slot);
+	if (request == PKVM_REQUEST_RELINQUISH)
+		pkvm_relinquish(vcpu->kvm, vcpu->arch.pkvm_request_gfn);
 
 	return request;
 }
 
 /*
- * The vCPU is reset, and must not be told the outcome of a request from before.  EL2
- * can't be convinced to do it behind the back of a CPU that has the vCPU loaded: the
- * caller owns it.
+ * Nothing more is to be done at the vCPU's request: it is reset, or will be.  EL2 can't
+ * be convinced of it behind the back of a CPU that has the vCPU loaded: the caller
+ * owns it.
  */
 void pkvm_cancel_request(struct kvm_vcpu *vcpu)
 {
@@ -286,18 +387,15 @@ void pkvm_cancel_request(struct kvm_vcpu *vcpu)
 				       vcpu->kvm->arch.pkvm.handle, vcpu->vcpu_idx));
 }
 
-/* User space has other plans for the vCPU than to let it go on. */
+/*
+ * User space has other plans for the vCPU than to let it go on.  EL2 may have a request
+ * open without the mirror: of a KVM_RUN that a signal has ended before the guest was
+ * entered, or for memory that isn't a guest_memfd's.
+ */
 void pkvm_withdraw_request(struct kvm_vcpu *vcpu)
 {
-	struct kvm_memory_slot *slot;
-	gfn_t gfn;
-
-	if (vcpu->arch.pkvm_request == PKVM_REQUEST_NONE)
-		return;
-
-	guard(srcu)(&vcpu->kvm->srcu);
-
-	pkvm_close_mirror(vcpu, &slot, &gfn);
+	if (vcpu->arch.pkvm_request != PKVM_REQUEST_NONE)
+		pkvm_close_mirror(vcpu);
 	pkvm_cancel_request(vcpu);
 }
 
@@ -329,10 +427,7 @@ static int pkvm_gmem_install(void *arg, kvm_pfn_t pfn)
 	if (pkvm_first_mapping(kvm, page->gfn, page->gfn + 1))
 		return -EEXIST;
 
-	if (page->shared)
-		ret = kvm_call_hyp_nvhe(__pkvm_host_donate_shared, pfn, page->gfn);
-	else
-		ret = kvm_call_hyp_nvhe(__pkvm_host_donate_guest, pfn, page->gfn);
+	ret = kvm_call_hyp_nvhe(__pkvm_host_donate_gmem, pfn, page->gfn, page->shared);
 	if (ret)
 		return ret;
 
@@ -346,7 +441,7 @@ static int pkvm_gmem_install(void *arg, kvm_pfn_t pfn)
 		.gmem = true,
 		.shared = page->shared,
 	};
-	pkvm_mapping_insert(m, &kvm->arch.mmu.pgt->pkvm_mappings);
+	pkvm_mapping_insert(m, pkvm_mappings_of(kvm, page->shared));
 	folio_change_private(pfn_folio(pfn), m);
 	return 0;
 }
@@ -404,8 +499,10 @@ static int pkvm_gmem_fault(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, 
 	poisoned = pkvm_gmem_in_poison_fault();
 	if (poisoned > 0)
 		return -EHWPOISON;
+	if (ret == -EPERM)
+		return ret;
 
-	return poisoned || ret == -EPERM ? -EFAULT : 0;
+	return poisoned ? -EFAULT : 0;
 }
 
 /*
@@ -417,6 +514,8 @@ static int pkvm_gmem_fault(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, 
  *		 closed
  *   -EHWPOISON	 the page was taken away from the guest, or is lost to a memory error
  *   -ENOMEM
+ *   -EPERM	 EL2 won't have the page, whatever user space converts: it isn't memory
+ *		 that EL2 knows of, or is shared with firmware
  */
 int pkvm_gmem_abort(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot)
 {
@@ -426,8 +525,8 @@ int pkvm_gmem_abort(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot)
 	ret = pkvm_gmem_topup(vcpu);
 	if (!ret)
 		ret = pkvm_gmem_fault(vcpu, slot, gfn);
-	if (!ret)
-		return 0;
+	if (!ret || ret == -EPERM)
+		return ret;
 
 	kvm_prepare_memory_fault_exit(vcpu, gfn_to_gpa(gfn), PAGE_SIZE,
 				      kvm_is_write_fault(vcpu),
@@ -452,24 +551,24 @@ void pkvm_close_request(struct kvm_vcpu *vcpu)
 {
 	struct pkvm_gmem_page page = {
 		.vcpu = vcpu,
+		.gfn = vcpu->arch.pkvm_request_gfn,
 		.shared = true,
 	};
-	struct kvm_memory_slot *slot;
 
 	if (vcpu->arch.pkvm_request == PKVM_REQUEST_NONE)
 		return;
 
 	guard(srcu)(&vcpu->kvm->srcu);
 
-	if (pkvm_close_mirror(vcpu, &slot, &page.gfn) != PKVM_REQUEST_SHARE)
+	if (pkvm_close_mirror(vcpu) != PKVM_REQUEST_SHARE)
 		return;
 
 	if (pkvm_gmem_is_mapped(vcpu->kvm, page.gfn))
 		return;
 
-	if (slot && kvm_slot_has_gmem(slot) && !pkvm_gmem_topup(vcpu))
-		kvm_gmem_map_page(vcpu->kvm, slot, page.gfn, false, pkvm_gmem_install,
-				  &page);
+	if (!pkvm_gmem_topup(vcpu))
+		kvm_gmem_map_page(vcpu->kvm, vcpu->arch.pkvm_request_slot, page.gfn, false,
+				  pkvm_gmem_install, &page);
 }
 
 /* The VM type's operations. */
@@ -493,37 +592,74 @@ static int pkvm_gmem_may_convert(struct kvm *kvm, struct kvm_memory_slot *slot,
 
 	guard(read_lock)(&kvm->mmu_lock);
 
-	for (m = pkvm_first_mapping(kvm, range->start, range->end); m;
+	/* No more than there are requests, or it ends at one that there isn't. */
+	for (m = pkvm_first_on_side(kvm, range->start, range->end, to_private); m;
 	     m = pkvm_next_mapping(m, range->end)) {
-		if (m->shared == to_private && !pkvm_is_requested(kvm, m->gfn, request))
+		if (!pkvm_is_requested(kvm, m->gfn, request))
 			return -EPERM;
 	}
 
 	return 0;
 }
 
-/* EL2 cannot refuse what pkvm_gmem_may_convert() has let pass. */
+/* The kernel itself has touched the page since, and made EL2 take it from the guest. */
+static void pkvm_gmem_forget_crushed(struct kvm *kvm, struct pkvm_mapping *m)
+{
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	WRITE_ONCE(kvm->arch.pkvm.has_poison, true);
+	pkvm_remove_mapping(kvm, m);
+	pkvm_gmem_page_is_back(m);
+	kfree(m);
+}
+
+/*
+ * Of what pkvm_gmem_may_convert() has let pass, EL2 refuses only what the guest has lost
+ * in the meantime: then there is nothing to move.
+ */
+static int pkvm_gmem_move_page(struct kvm *kvm, struct pkvm_mapping *m)
+{
+	pkvm_handle_t handle = kvm->arch.pkvm.handle;
+	int ret;
+
+	if (m->shared)
+		ret = kvm_call_hyp_nvhe(__pkvm_host_unshare_requested, handle, m->gfn);
+	else
+		ret = kvm_call_hyp_nvhe(__pkvm_host_share_requested, handle, m->gfn);
+
+	if (ret == -EHWPOISON) {
+		pkvm_gmem_forget_crushed(kvm, m);
+		return 0;
+	}
+
+	if (KVM_BUG_ON(ret, kvm))
+		return ret;
+
+	pkvm_remove_mapping(kvm, m);
+	m->shared = !m->shared;
+	pkvm_mapping_insert(m, pkvm_mappings_of(kvm, m->shared));
+	return 0;
+}
+
 static void pkvm_gmem_move_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 				 struct kvm_gfn_range *range, bool to_private)
 {
-	pkvm_handle_t handle = kvm->arch.pkvm.handle;
 	struct pkvm_mapping *m;
-	int ret;
 
 	guard(write_lock)(&kvm->mmu_lock);
 
-	for (m = pkvm_first_mapping(kvm, range->start, range->end); m;
-	     m = pkvm_next_mapping(m, range->end)) {
-		if (m->shared != to_private)
-			continue;
+	do {
+		m = pkvm_first_on_side(kvm, range->start, range->end, to_private);
+	} while (m && !pkvm_gmem_move_page(kvm, m));
+}
 
-		if (to_private)
-			ret = kvm_call_hyp_nvhe(__pkvm_host_unshare_requested, handle, m->gfn);
-		else
-			ret = kvm_call_hyp_nvhe(__pkvm_host_share_requested, handle, m->gfn);
-		if (!KVM_BUG_ON(ret, kvm))
-			m->shared = !to_private;
-	}
+static void pkvm_gmem_lose_page(struct kvm *kvm, struct pkvm_mapping *m)
+{
+	lockdep_assert_held_write(&kvm->mmu_lock);
+
+	pkvm_lose_page(kvm, m);
+	pkvm_remove_mapping(kvm, m);
+	kfree(m);
 }
 
 /* How many pages with neighbouring addresses has the guest from @m on? */
@@ -534,7 +670,7 @@ static int pkvm_gmem_count_run(struct pkvm_mapping *m, gfn_t end)
 
 	while (nr < PKVM_TAKE_PAGES) {
 		m = pkvm_next_mapping(m, end);
-		if (!m || m->gfn != gfn + nr)
+		if (!m || m->gfn != gfn + nr || pkvm_mapping_is_broken(m))
 			break;
 		nr++;
 	}
@@ -551,7 +687,7 @@ static void pkvm_gmem_forget_run(struct kvm *kvm, struct pkvm_mapping *m, gfn_t 
 
 	for (; nr--; m = next) {
 		next = nr ? pkvm_next_mapping(m, end) : NULL;
-		pkvm_mapping_remove(m, &kvm->arch.mmu.pgt->pkvm_mappings);
+		pkvm_remove_mapping(kvm, m);
 		pkvm_gmem_page_is_back(m);
 		kfree(m);
 	}
@@ -577,6 +713,11 @@ static int pkvm_gmem_reclaim_next(struct kvm *kvm, gfn_t *gfn, gfn_t end)
 	WRITE_ONCE(kvm->arch.pkvm.has_poison, true);
 
 	*gfn = m->gfn + 1;
+	if (pkvm_mapping_is_broken(m)) {
+		pkvm_gmem_lose_page(kvm, m);
+		return 0;
+	}
+
 	nr = kvm_call_hyp_nvhe(__pkvm_host_take_pages, kvm->arch.pkvm.handle, m->gfn,
 			       pkvm_gmem_count_run(m, end));
 	if (nr < 0)
@@ -610,12 +751,13 @@ static int pkvm_gmem_reclaim_range(struct kvm *kvm, struct kvm_memory_slot *slot
 }
 
 /*
- * KVM is about to zap @range.  It can't, in a protected VM: whoever wants the pages of a
- * file has to take them back first.  Memory failure doesn't, the guest finds out by
- * itself; nor does the MMU notifier, when user space loses its mapping.
+ * KVM zaps @range.  It can't, in a protected VM: whoever wants the pages of a file has to
+ * take them back first.  Memory failure doesn't, and wants the guest to lose what is
+ * broken; nor does the MMU notifier, when user space loses its mapping.
  */
-void pkvm_gmem_assert_unmapped(struct kvm *kvm, struct kvm_gfn_range *range)
+void pkvm_gmem_zap(struct kvm *kvm, struct kvm_gfn_range *range)
 {
+	gfn_t gfn = range->start;
 	struct pkvm_mapping *m;
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
@@ -623,15 +765,22 @@ void pkvm_gmem_assert_unmapped(struct kvm *kvm, struct kvm_gfn_range *range)
 	if (!(range->attr_filter & KVM_FILTER_PRIVATE))
 		return;
 
-	for (m = pkvm_first_mapping(kvm, range->start, range->end); m;
-	     m = pkvm_next_mapping(m, range->end))
-		WARN_ON_ONCE(m->gmem && !PageHWPoison(pfn_to_page(m->pfn)));
+	while ((m = pkvm_first_mapping(kvm, gfn, range->end))) {
+		gfn = m->gfn + 1;
+		if (pkvm_mapping_is_broken(m))
+			pkvm_gmem_lose_page(kvm, m);
+		else
+			WARN_ON_ONCE(m->gmem);
+	}
 }
 
 /* Only pages that EL2 has returned are freed, be the VM alive or not. */
 static void pkvm_gmem_free_folio(struct folio *folio)
 {
-	if (WARN_ON_ONCE(folio_get_private(folio)))
+	void *private = folio_get_private(folio);
+
+	WARN_ON_ONCE(private && private != PKVM_FOLIO_LOST);
+	if (private)
 		kvm_gmem_leak_folio(folio);
 }
 

@@ -359,6 +359,66 @@ static void assert_reachable(struct gmem *g, u64 first, u64 nr)
 		check_syscalls(mem_of(g, i), 0);
 }
 
+/* ---- Frames ---- */
+
+/* The number of the frame that is mapped at @addr, or 0 if user space isn't told. */
+static u64 frame_at(void *addr)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry = 0;
+
+	if (fd >= 0) {
+		TEST_ASSERT_EQ(pread(fd, &entry, 8, (u64)addr / PAGE_SIZE * 8), 8);
+		close(fd);
+	}
+	return entry & GENMASK_ULL(54, 0);
+}
+
+/* Program header of a 64-bit ELF file. */
+struct segment {
+	u32 type;
+	u32 flags;
+	u64 offset;
+	u64 vaddr;
+	u64 paddr;
+	u64 filesz;
+	u64 memsz;
+	u64 align;
+};
+
+/* Where the ELF header tells of them. */
+#define ELF_PHOFF		32
+#define ELF_PHNUM		56
+
+static bool read_kcore(int fd, void *buf, size_t size, u64 offset)
+{
+	return pread(fd, buf, size, offset) == size;
+}
+
+/* Have the kernel itself read the frame, as root may.  False if it doesn't. */
+static bool crush_frame(u64 frame)
+{
+	u64 word, first, phys = frame * PAGE_SIZE;
+	int fd = open("/proc/kcore", O_RDONLY);
+	struct segment s;
+	bool done = false;
+	u16 i, nr;
+
+	if (fd < 0)
+		return false;
+
+	TEST_ASSERT(read_kcore(fd, &first, sizeof(first), ELF_PHOFF) &&
+		    read_kcore(fd, &nr, sizeof(nr), ELF_PHNUM), "No ELF header");
+	for (i = 0; i < nr && !done; i++) {
+		TEST_ASSERT(read_kcore(fd, &s, sizeof(s), first + i * sizeof(s)),
+			    "No segment %u", i);
+		if (phys >= s.paddr && phys - s.paddr < s.memsz)
+			done = read_kcore(fd, &word, sizeof(word), s.offset + phys - s.paddr);
+	}
+	close(fd);
+	return done;
+}
+
 /* ---- Set-up: opting in, slots, capabilities ---- */
 
 static int enable_exits(struct kvm_vm *vm, u64 mask)
@@ -421,6 +481,77 @@ SETUP_TEST(opt_in_errors)
 	TEST_ASSERT(__vm_ioctl(vm, KVM_CREATE_VCPU, (void *)0ul) >= 0, "KVM_CREATE_VCPU failed");
 	TEST_ASSERT_EQ(enable_exits(vm, known), EBUSY);
 	kvm_vm_free(vm);
+}
+
+/* What a slot relies on can't be taken back while there is one. */
+SETUP_TEST(opt_in_is_final)
+{
+	static const u64 others[] = {
+		0,
+		KVM_ARM_EXIT_HYPERCALL_MEM_SHARE,
+		KVM_ARM_EXIT_HYPERCALL_MEM_UNSHARE,
+		ALL_EXITS,
+	};
+	struct kvm_vm *vm;
+	struct gmem g;
+	int i;
+
+	vm = vm_create_barebones_type(KVM_VM_TYPE_ARM_PROTECTED);
+	TEST_ASSERT_EQ(enable_exits(vm, PVM_EXITS), 0);
+	gmem_create(&g, vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+	for (i = 0; i < ARRAY_SIZE(others); i++)
+		TEST_ASSERT_EQ(enable_exits(vm, others[i]), EINVAL);
+	TEST_ASSERT_EQ(enable_exits(vm, PVM_EXITS), 0);
+
+	gmem_unbind(&g);
+	TEST_ASSERT_EQ(enable_exits(vm, KVM_ARM_EXIT_HYPERCALL_MEM_SHARE), 0);
+	expect_slot(vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA, g.size, g.mem, g.fd, EPERM);
+	TEST_ASSERT_EQ(enable_exits(vm, ALL_EXITS), 0);
+	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+	TEST_ASSERT_EQ(enable_exits(vm, PVM_EXITS), EINVAL);
+	gmem_destroy(&g);
+	kvm_vm_free(vm);
+}
+
+/* The VMM that takes its opt-in back while another thread binds the file. */
+static void opt_out(void *arg, u64 turn)
+{
+	struct gmem *g = arg;
+	int error;
+
+	error = enable_exits(g->vm, turn & 1 ? PVM_EXITS : KVM_ARM_EXIT_HYPERCALL_MEM_SHARE);
+	TEST_ASSERT(!error || error == EINVAL, "Opt-out: %s", strerror(error));
+}
+
+SETUP_TEST(opt_in_races)
+{
+	struct gmem_worker thread;
+	u64 turns = 0, i, bound = 0;
+	bool stop = false;
+	struct gmem g;
+	int r;
+
+	g.vm = vm_create_barebones_type(KVM_VM_TYPE_ARM_PROTECTED);
+	gmem_create(&g, g.vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	gmem_worker_start(&thread, opt_out, &g, &stop, &turns);
+	for (i = 0; i < GMEM_LOOPS(500); i++) {
+		r = __vm_set_user_memory_region2(g.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
+						 g.size, g.mem, g.fd, 0);
+		TEST_ASSERT(!r || errno == EPERM, "Bind: %s", strerror(errno));
+		if (r)
+			continue;
+		/* Bound: the opt-in is what it has to be, and stays so. */
+		TEST_ASSERT_EQ(enable_exits(g.vm, PVM_EXITS), 0);
+		TEST_ASSERT_EQ(enable_exits(g.vm, KVM_ARM_EXIT_HYPERCALL_MEM_SHARE), EINVAL);
+		expect_slot(g.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA, 0, g.mem, g.fd, 0);
+		bound++;
+	}
+	WRITE_ONCE(stop, true);
+	gmem_worker_join(&thread);
+	TEST_ASSERT(bound, "The file was never bound");
+	gmem_destroy(&g);
+	kvm_vm_free(g.vm);
 }
 
 /*
@@ -837,6 +968,73 @@ PVM_TEST(request_dies_with_mp_state)
 	expect_veto(&g, 1, 1, 0);
 	TEST_ASSERT_EQ(answer(p, self->id), PVM_INVALID);
 	guest_check(p, self->id, &g, 0, NR, VAL);
+
+	/* Nor can the VMM answer in EL2's place. */
+	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
+	set_mp_state(self->vcpu, KVM_MP_STATE_RUNNABLE);
+	vcpu_set_reg(self->vcpu, ARM64_CORE_REG(regs.regs[0]), PVM_SUCCESS);
+	TEST_ASSERT_EQ(answer(p, self->id), PVM_INVALID);
+	assert_unreachable(&g, 1, 1);
+	guest_check(p, self->id, &g, 0, NR, VAL);
+}
+
+/* Where a VMM puts a vCPU that it resets by hand: reports what is in x0. */
+static void guest_report(u64 x0)
+{
+	GUEST_SYNC(x0);
+}
+
+static void put_elsewhere(struct kvm_vcpu *vcpu, u64 x0)
+{
+	struct ucall uc;
+
+	vcpu_set_reg(vcpu, ARM64_CORE_REG(regs.pc), (u64)guest_report);
+	vcpu_set_reg(vcpu, ARM64_CORE_REG(regs.regs[0]), x0);
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
+	TEST_ASSERT_EQ(uc.args[1], x0);
+}
+
+/* A signal ends the run after the request's end was noted, before the guest is entered. */
+static void interrupt_run(struct kvm_vcpu *vcpu)
+{
+	/* struct kvm_signal_mask: the size of a set, and an empty set. */
+	u32 none[3] = { 8 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	TEST_ASSERT(!pthread_sigmask(SIG_BLOCK, &set, NULL), "pthread_sigmask() failed");
+	TEST_ASSERT(!pthread_kill(pthread_self(), SIGUSR1), "pthread_kill() failed");
+	TEST_ASSERT(!ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, none), "KVM_SET_SIGNAL_MASK failed");
+	expect_run_error(vcpu, EINTR);
+	TEST_ASSERT(!ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, NULL), "KVM_SET_SIGNAL_MASK failed");
+	TEST_ASSERT(sigwaitinfo(&set, NULL) == SIGUSR1, "The signal is gone");
+}
+
+/* Withdrawn is withdrawn, at EL2 too, whatever was going on before. */
+PVM_TEST(withdrawn_request)
+{
+	struct pvm *p = &self->p;
+	struct gmem g;
+
+	new_filled_file(p, &g, 0);
+	guest_check(p, self->id, &g, 0, NR, VAL);
+
+	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
+	set_mp_state(self->vcpu, KVM_MP_STATE_RUNNABLE);
+	put_elsewhere(self->vcpu, OTHER);
+	pvm_vcpu_reset(self->vcpu);
+	pvm_finish(p, self->id);
+
+	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
+	interrupt_run(self->vcpu);
+	expect_veto(&g, 1, 1, 0);
+	set_mp_state(self->vcpu, KVM_MP_STATE_RUNNABLE);
+	put_elsewhere(self->vcpu, OTHER);
+	pvm_vcpu_reset(self->vcpu);
+	pvm_finish(p, self->id);
+	guest_check(p, self->id, &g, 0, NR, VAL);
 }
 
 PVM_TEST(request_dies_with_reset)
@@ -1044,6 +1242,128 @@ PVM_TEST(punch_shared)
 	guest_check(p, id, &g, 2, 1, VAL + 2);
 }
 
+/*
+ * The kernel itself touches a page that the guest has, and EL2 gives it a page of zeros:
+ * the guest has lost it, the VM goes on, and so does a conversion that has found the
+ * guest willing to share the page.
+ */
+PVM_TEST(crushed_by_kernel)
+{
+	struct pvm *p = &self->p;
+	u32 id = self->id;
+	struct gmem g;
+	u64 frames[3];
+	int i;
+
+	new_file(p, &g, 0, GMEM_SHARED_FILE);
+	gmem_host_fill(&g, 0, NR, VAL);
+	for (i = 0; i < ARRAY_SIZE(frames); i++)
+		frames[i] = frame_at(mem_of(&g, i));
+	gmem_to_private(&g, 0, NR, 0);
+	guest_check(p, id, &g, 0, NR, VAL);
+
+	ask(p, id, PVM_HVC_SHARE, &g, 1);
+	if (!frames[1] || !crush_frame(frames[1]))
+		SKIP(return, "No /proc/kcore");
+	gmem_to_shared(&g, 1, 1, 0);
+	gmem_host_check_zero(&g, 1, 1);
+	gmem_host_fill(&g, 1, 1, OTHER);
+	TEST_ASSERT_EQ(answer(p, id), PVM_INVALID);
+	expect_lost(p, id, &g, 1);
+	gmem_to_private(&g, 1, 1, 0);
+	expect_lost(p, id, &g, 1);
+
+	/* Not asked for: the guest finds out, and the host cannot have it changed. */
+	TEST_ASSERT(crush_frame(frames[2]), "The frame cannot be read");
+	expect_veto(&g, 2, 1, 0);
+	expect_lost(p, id, &g, 2);
+	gmem_punch(&g, 0, 3);
+	expect_lost(p, id, &g, 0);
+	guest_check(p, id, &g, 3, NR - 3, VAL + 3);
+}
+
+/* ---- Memory errors ---- */
+
+#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
+
+static bool have_error(u64 frame)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%lu", frame);
+	return frame && !access(CORRUPT_PFN, W_OK) && !gmem_write_file(CORRUPT_PFN, text);
+}
+
+/* As expect_lost(), and the VMM hears where. */
+static void expect_broken(struct pvm *p, u32 id, struct gmem *g, u64 page)
+{
+	struct kvm_run *run = p->vcpus[id]->run;
+
+	pvm_prepare(p, id, pvm_guest_read, gpa_of(g, page));
+	expect_run_error(p->vcpus[id], EHWPOISON);
+	TEST_ASSERT_EQ(run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+	TEST_ASSERT_EQ(run->memory_fault.gpa, gpa_of(g, page));
+	pvm_vcpu_reset(p->vcpus[id]);
+	pvm_finish(p, id);
+}
+
+#define expect_user_error(g, page)						\
+do {										\
+	u64 __val;								\
+										\
+	TEST_ASSERT_EQ(gmem_try_read(mem_of(g, page), &__val), BUS_MCEERR_AR);	\
+} while (0)
+
+/*
+ * An error in a page that the guest has: whoever touches it is told, nobody reads it,
+ * not even to clear it, and nobody gets the frame again.
+ */
+PVM_TEST(memory_error)
+{
+	struct pvm *p = &self->p;
+	u32 id = self->id;
+	u64 frames[NR];
+	struct gmem g;
+	u64 i;
+
+	new_file(p, &g, 0, GMEM_SHARED_FILE);
+	gmem_host_fill(&g, 0, NR, VAL);
+	for (i = 0; i < NR; i++)
+		frames[i] = frame_at(mem_of(&g, i));
+	gmem_to_private(&g, 0, NR, 0);
+	guest_check(p, id, &g, 0, NR, VAL);
+	share(p, id, &g, 2);
+
+	if (!have_error(frames[1]))
+		SKIP(return, "No " CORRUPT_PFN);
+	expect_broken(p, id, &g, 1);
+	expect_broken(p, 0, &g, 1);
+	gmem_assert_private(&g, 0, 2);
+	TEST_ASSERT_EQ(hvc(p, id, PVM_HVC_SHARE, gpa_of(&g, 1)), PVM_INVALID);
+
+	/* Shared, and while the guest waits for a page to be shared or taken. */
+	TEST_ASSERT(have_error(frames[2]), "Shared page");
+	expect_broken(p, id, &g, 2);
+	expect_user_error(&g, 2);
+	ask(p, id, PVM_HVC_SHARE, &g, 3);
+	TEST_ASSERT(have_error(frames[3]), "Page that is to be shared");
+	gmem_to_shared(&g, 3, 1, 0);
+	TEST_ASSERT_EQ(answer(p, id), PVM_INVALID);
+	expect_user_error(&g, 3);
+	expect_broken(p, id, &g, 3);
+	ask(p, id, PVM_HVC_RELINQUISH, &g, 4);
+	TEST_ASSERT(have_error(frames[4]), "Page that is given up");
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	expect_broken(p, id, &g, 4);
+
+	/* A hole removes it; the guest has lost its page all the same. */
+	gmem_punch(&g, 1, 1);
+	expect_broken(p, id, &g, 1);
+	gmem_to_shared(&g, 1, 1, 0);
+	gmem_host_check_zero(&g, 1, 1);
+	guest_check(p, id, &g, 5, NR - 5, VAL + 5);
+}
+
 /* The VMM answers a request by taking the page away. */
 PVM_TEST(punch_while_asked)
 {
@@ -1174,12 +1494,26 @@ PVM_TEST(relinquish)
 	TEST_ASSERT_EQ(hvc(p, id, PVM_HVC_RELINQUISH, gpa_of(&g, 1)), PVM_SUCCESS);
 	guest_check_zero(p, id, &g, 1, 1);
 
-	/* The VMM does not: the page stays the guest's. */
+	/* The VMM does not: the page is in the file, and no longer the guest's. */
 	ask(p, id, PVM_HVC_RELINQUISH, &g, 3);
-	TEST_ASSERT_EQ(answer(p, id), PVM_INVALID);
-	guest_check(p, id, &g, 3, 1, VAL + 3);
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	TEST_ASSERT(gmem_page_is_present(&g, 3), "Relinquished page is absent");
+	gmem_to_shared(&g, 3, 1, 0);
+	gmem_host_check_zero(&g, 3, 1);
+	gmem_to_private(&g, 3, 1, 0);
+	guest_check_zero(p, id, &g, 3, 1);
 	gmem_punch(&g, 3, 1);
 	expect_lost(p, id, &g, 3);
+
+	/* What is lost or was never there can be given up, without an exit. */
+	pvm_prepare(p, id, pvm_guest_hvc, PVM_HVC_RELINQUISH, gpa_of(&g, 3));
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	expect_lost(p, id, &g, 3);
+	pvm_prepare(p, id, pvm_guest_hvc, PVM_HVC_RELINQUISH, gpa_of(&g, 5));
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	guest_check(p, id, &g, 5, 1, VAL + 5);
+	pvm_prepare(p, id, pvm_guest_hvc, PVM_HVC_RELINQUISH, NO_SLOT_GPA);
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
 
 	/* Nor is it a licence to share. */
 	guest_check(p, id, &g, 4, 1, VAL + 4);
@@ -1188,6 +1522,33 @@ PVM_TEST(relinquish)
 	gmem_punch(&g, 4, 1);
 	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
 	guest_check_zero(p, id, &g, 4, 1);
+}
+
+/* A page that is shared is given up as well, with what is in it. */
+PVM_TEST(relinquish_shared)
+{
+	struct pvm *p = &self->p;
+	u32 id = self->id;
+	struct gmem g;
+
+	new_filled_file(p, &g, 0);
+	guest_check(p, id, &g, 0, 4, VAL);
+	share(p, id, &g, 1);
+	ask(p, id, PVM_HVC_RELINQUISH, &g, 1);
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	gmem_host_check(&g, 1, 1, VAL + 1);
+	pvm_prepare(p, id, pvm_guest_read, gpa_of(&g, 1));
+	expect_memory_fault(p, id, &g, 1);
+	gmem_to_private(&g, 1, 1, 0);
+	pvm_finish(p, id);
+	guest_check(p, id, &g, 0, NR, VAL);
+
+	/* The VMM that has other plans doesn't decline either. */
+	ask(p, id, PVM_HVC_RELINQUISH, &g, 2);
+	set_mp_state(self->vcpu, KVM_MP_STATE_STOPPED);
+	set_mp_state(self->vcpu, KVM_MP_STATE_RUNNABLE);
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	guest_check_zero(p, id, &g, 2, 1);
 }
 
 /* ---- Slots, mappings, descriptors ---- */
@@ -1216,11 +1577,10 @@ PVM_TEST(slots)
 	struct gmem g, h;
 	u32 id = self->id;
 
-	/* Memory that no guest has touched: as for any VM. */
+	/* Memory may come at any time, and stays, be it touched or not. */
 	new_filled_file(p, &g, 0);
 	expect_move(&g, NO_SLOT_GPA, EINVAL);
-	gmem_unbind(&g);
-	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+	expect_delete(&g, EPERM);
 
 	/* Owned by the guest, then shared by it. */
 	guest_check(p, id, &g, 1, 1, VAL + 1);
@@ -1234,16 +1594,38 @@ PVM_TEST(slots)
 	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
 	guest_check(p, id, &g, 1, 1, VAL + 1);
 
-	/* The VMM may take all of it away. */
-	gmem_punch(&g, 1, 1);
-	gmem_unbind(&g);
+	/* The VMM may take all of it away, but not have it read as a device's. */
+	gmem_punch(&g, 0, NR);
+	expect_delete(&g, EPERM);
+	expect_lost(p, id, &g, 1);
+	guest_check_zero(p, id, &g, 2, 1);
 
-	/* Where nothing is, an access is MMIO; where something new is, it is lost. */
-	new_filled_file(p, &h, 0);
-	expect_lost(p, id, &h, 1);
-	guest_check(p, id, &h, 2, 1, VAL + 2);
+	/* Nor that of a file that nobody has touched. */
+	new_file(p, &h, 1, GMEM_PRIVATE_FILE);
 	expect_delete(&h, EPERM);
-	guest_check(p, id, &p->image, 0, 0, 0);
+	pvm_prepare(p, id, pvm_guest_write, gpa_of(&h, 1), VAL);
+	pvm_finish(p, id);
+	TEST_ASSERT_EQ(pvm_call(p, 0, pvm_guest_read, gpa_of(&h, 1))->ret[0], VAL);
+}
+
+/* Before the VM has run slots come and go as for any VM. */
+SETUP_TEST(slots_before_run)
+{
+	struct kvm_vm *vm = vm_create_barebones_type(KVM_VM_TYPE_ARM_PROTECTED);
+	struct gmem g;
+	int i;
+
+	TEST_ASSERT_EQ(enable_exits(vm, PVM_EXITS), 0);
+	gmem_create(&g, vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	TEST_ASSERT(__vm_ioctl(vm, KVM_CREATE_VCPU, (void *)0ul) >= 0, "KVM_CREATE_VCPU failed");
+	for (i = 0; i < 3; i++) {
+		gmem_bind(&g, GMEM_SLOT + i, GMEM_GPA + i * NR * PAGE_SIZE);
+		gmem_host_fill(&g, 0, NR, VAL + i);
+		gmem_unbind(&g);
+		gmem_host_check(&g, 0, NR, VAL + i);
+	}
+	gmem_destroy(&g);
+	kvm_vm_free(vm);
 }
 
 /* The guest needs neither mapping of the VMM nor its descriptor. */
@@ -1396,6 +1778,37 @@ PVM_TEST(anonymous_slot)
 	guest_check(p, self->id, &g, 0, 4, VAL);
 	test_anonymous_slot(p, self->id, &anon);
 	guest_check(p, self->id, &g, 0, NR, VAL);
+}
+
+/* A guest that gives up what it has need not know where the VMM got it from. */
+PVM_TEST(anonymous_relinquish)
+{
+	struct pvm *p = &self->p;
+	u64 locked, want = 4 * PAGE_SIZE / SZ_1K;
+	u32 id = self->id;
+	struct gmem anon;
+	u64 i;
+
+	add_anonymous_slot(p, &anon);
+	locked = gmem_status_kib("VmLck");
+	guest_check(p, id, &anon, 0, 4, VAL);
+	TEST_ASSERT_EQ(gmem_status_kib("VmLck") - locked, want);
+	pvm_prepare(p, id, pvm_guest_hvc, PVM_HVC_SHARE, gpa_of(&anon, 1));
+	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+
+	for (i = 0; i < 4; i++) {
+		pvm_prepare(p, id, pvm_guest_hvc, PVM_HVC_RELINQUISH, gpa_of(&anon, i));
+		TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
+	}
+	TEST_ASSERT_EQ(gmem_status_kib("VmLck"), locked);
+	gmem_host_check_zero(&anon, 0, 1);
+	gmem_host_check(&anon, 1, 1, VAL + 1);
+	gmem_host_check_zero(&anon, 2, 2);
+
+	/* And gets it again when it wants to. */
+	guest_check_zero(p, id, &anon, 0, 1);
+	guest_check(p, id, &anon, 1, 1, VAL + 1);
+	guest_check(p, id, &anon, 4, ANON_NR - 4, VAL + 4);
 }
 
 /* All of it anonymous, and no call exits: protected VMs as they were. */
@@ -1570,9 +1983,62 @@ SETUP_TEST(memory_comes_back)
 	TEST_ASSERT_EQ(hvc(&p, 0, PVM_HVC_MEMINFO, 0), PAGE_SIZE);
 	pvm_prepare(&p, 0, pvm_guest_read, g.gpa);
 	expect_run_error(p.vcpus[0], EHWPOISON);
-	gmem_destroy(&g);
+	kvm_munmap(g.mem, g.size);
+	kvm_close(g.fd);
 	pvm_free(&p);
 	use_free_memory();
+}
+
+/* A VMM that tries to delete the slot all the time, and gets nowhere. */
+static void try_to_delete(void *arg, u64 turn)
+{
+	expect_delete((struct gmem *)arg, EPERM);
+}
+
+static void *convert_all_thread(void *arg)
+{
+	struct gmem *g = arg;
+
+	return (void *)(long)__gmem_convert(g->fd, 0, g->size, GMEM_PRIVATE, 0, NULL);
+}
+
+/*
+ * The vCPU goes on while a conversion is under way that has begun as the guest waited for
+ * it: what the guest is told is what the conversion says.
+ */
+SETUP_TEST(answer_while_converting)
+{
+	struct gmem_worker deleter;
+	pthread_t converter;
+	bool stop = false;
+	u64 turns = 0, i;
+	struct gmem g;
+	struct pvm p;
+	void *error;
+
+	run_big_guest(&p, &g);
+	gmem_punch(&g, 2, BIG_NR - 2);
+	gmem_worker_start(&deleter, try_to_delete, &g, &stop, &turns);
+	for (i = 0; i < GMEM_LOOPS(30); i++) {
+		/* So that it takes a while. */
+		gmem_to_shared(&g, 2, BIG_NR - 2, 0);
+		gmem_host_fill(&g, 2, BIG_NR - 2, VAL);
+		share(&p, 0, &g, 1);
+		ask(&p, 0, PVM_HVC_UNSHARE, &g, 1);
+		kvm_pthread_create(&converter, NULL, convert_all_thread, &g);
+		usleep(i * 20);
+		answer(&p, 0);
+		kvm_pthread_join(converter, &error);
+		TEST_ASSERT((p.cmds[0].ret[0] == PVM_SUCCESS) == !error,
+			    "The guest is told 0x%lx, the conversion says %s",
+			    p.cmds[0].ret[0], strerror((long)error));
+		if (error)
+			unshare(&p, 0, &g, 1);
+		guest_check(&p, 1, &g, 0, 2, VAL);
+	}
+	WRITE_ONCE(stop, true);
+	gmem_worker_join(&deleter);
+	pvm_free(&p);
 }
 
 /* Runs until it is killed; its vCPUs share, touch and unshare. */
@@ -1757,6 +2223,40 @@ SMP_TEST(request_dies_with_psci_reset)
 	gmem_host_check(g, 2, 1, VAL + 2);
 	assert_unreachable(g, 1, 1);
 	guest_check(p, 1, g, 0, NR, VAL);
+}
+
+/*
+ * A page is given up once.  What another vCPU gets in its place before the answer is its
+ * memory like any other: kept, and poisoned if the host takes it as well.
+ */
+SMP_TEST(relinquish_once)
+{
+	struct gmem *g = &self->g;
+	struct pvm *p = &self->p;
+
+	guest_check(p, 0, g, 0, NR, VAL);
+	ask(p, 0, PVM_HVC_RELINQUISH, g, 1);
+	gmem_punch(g, 1, 1);
+	guest_check_zero(p, 1, g, 1, 1);
+	guest_fill(p, 1, g, 1, 1, OTHER);
+	TEST_ASSERT_EQ(answer(p, 0), PVM_SUCCESS);
+	guest_check(p, 0, g, 1, 1, OTHER);
+
+	ask(p, 0, PVM_HVC_RELINQUISH, g, 1);
+	gmem_punch(g, 1, 1);
+	guest_fill(p, 1, g, 1, 1, OTHER);
+	gmem_punch(g, 1, 1);
+	TEST_ASSERT_EQ(answer(p, 0), PVM_SUCCESS);
+	expect_lost(p, 1, g, 1);
+
+	/* Both give it up, and it goes once. */
+	ask(p, 0, PVM_HVC_RELINQUISH, g, 2);
+	ask(p, 1, PVM_HVC_RELINQUISH, g, 2);
+	TEST_ASSERT_EQ(answer(p, 1), PVM_SUCCESS);
+	guest_fill(p, 1, g, 2, 1, OTHER);
+	TEST_ASSERT_EQ(answer(p, 0), PVM_SUCCESS);
+	guest_check(p, 0, g, 2, 1, OTHER);
+	guest_check(p, 0, g, 3, NR - 3, VAL + 3);
 }
 
 /* Others go on while one waits, and use the page until the answer. */

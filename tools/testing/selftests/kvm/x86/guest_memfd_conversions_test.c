@@ -864,6 +864,12 @@ GMEM_TEST(held_by_remote_copy)
 	test_held_by_remote_copy(self->vcpu, true);
 }
 
+static int try_punch(int fd, u64 first, u64 nr)
+{
+	return fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			 first * PAGE_SIZE, nr * PAGE_SIZE) ? errno : 0;
+}
+
 /* What a process whose mm is not the VM's may do, and may not. */
 static void check_foreign(int fd)
 {
@@ -881,6 +887,16 @@ static void check_foreign(int fd)
 	assert_part(&g, true);
 	gmem_host_check(&g, 0, FIRST, VAL);
 	gmem_host_fill(&g, 0, FIRST, OTHER);
+
+	/* Private pages aren't his to drop, by the file or by a mapping, as part or whole. */
+	TEST_ASSERT_EQ(try_punch(fd, FIRST, 1), EPERM);
+	TEST_ASSERT_EQ(try_punch(fd, END - 1, 2), EPERM);
+	TEST_ASSERT_EQ(try_punch(fd, 0, NR), EPERM);
+	TEST_ASSERT_EQ(try_punch(fd, FIRST, 1ul << 40), EPERM);
+	TEST_ASSERT_EQ(try_punch(fd, NR, 1), 0);
+	TEST_ASSERT(madvise(g.mem + FIRST * PAGE_SIZE, PAGE_SIZE, MADV_REMOVE) == -1 &&
+		    errno == EPERM, "MADV_REMOVE of a private page: errno %d", errno);
+	gmem_host_check(&g, 0, FIRST, OTHER);
 
 	gmem_punch(&g, END, NR - END);
 	gmem_host_check_zero(&g, END, NR - END);
@@ -904,7 +920,7 @@ static void check_after_foreign(struct kvm_vcpu *vcpu, struct gmem *g)
 
 /*
  * "EIO first: the caller's mm is not the VM's; whoever merely holds the fd may
- * mmap, fault shared pages and punch."
+ * mmap, fault and punch shared pages."
  */
 GMEM_TEST(foreign_forked)
 {
@@ -992,6 +1008,42 @@ GMEM_TEST(foreign_executed)
 	close(socks[0]);
 	close(socks[1]);
 	check_after_foreign(self->vcpu, &g);
+}
+
+static void child_has_mapping(struct child *c, struct gmem *g)
+{
+	u8 *ro;
+
+	/* Nothing else is left of the file here. */
+	ro = kvm_mmap(g->size, PROT_READ, MAP_SHARED, g->fd);
+	close(g->fd);
+	TEST_ASSERT(madvise(ro + FIRST * PAGE_SIZE, PAGE_SIZE, MADV_REMOVE) == -1 &&
+		    errno == EPERM, "Read-only, private: errno %d", errno);
+	TEST_ASSERT(madvise(g->mem + FIRST * PAGE_SIZE, PAGE_SIZE, MADV_REMOVE) == -1 &&
+		    errno == EPERM, "Inherited, private: errno %d", errno);
+	TEST_ASSERT(!madvise(g->mem + END * PAGE_SIZE, PAGE_SIZE, MADV_REMOVE),
+		    "Inherited, shared: errno %d", errno);
+}
+
+/* A mapping that outlived the conversion takes nothing from a running guest. */
+GMEM_TEST(foreign_mapping)
+{
+	struct child c;
+	struct gmem g;
+
+	new_mixed_file(&g, self->vm);
+	child_start(&c, child_has_mapping, &g);
+	child_join(&c);
+	gmem_guest_check_fill(self->vcpu, &g, 0, END, VAL);
+	gmem_guest_check_zero(self->vcpu, &g, END, 1);
+
+	/* The VM's own process may, by either way. */
+	TEST_ASSERT(!madvise(g.mem + FIRST * PAGE_SIZE, PAGE_SIZE, MADV_REMOVE),
+		    "MADV_REMOVE: errno %d", errno);
+	gmem_punch(&g, FIRST + 1, 1);
+	gmem_guest_check_zero(self->vcpu, &g, FIRST, 2);
+	gmem_assert_private(&g, FIRST, COUNT);
+	gmem_destroy(&g);
 }
 
 static void *convert_in_thread(void *arg)
@@ -1288,15 +1340,20 @@ GMEM_TEST(range_held_far_away)
 #define PIECES_1T	1024
 
 /* Long enough for any machine, and no time for 268,435,456 pages. */
-#define MAX_NS_1T	(10ul * NSEC_PER_SEC)
+#define MAX_NS		(10ul * NSEC_PER_SEC)
 
-static void convert_1t(struct gmem *g, u64 attrs, u64 flags)
+static void convert_in_time(struct gmem *g, u64 first, u64 nr, u64 attrs, u64 flags)
 {
 	u64 start = gmem_now_ns(), ns;
 
-	gmem_convert_pages(g, 0, PIECES_1T * PAGES_1G, attrs, flags);
+	gmem_convert_pages(g, first, nr, attrs, flags);
 	ns = gmem_now_ns() - start;
-	TEST_ASSERT(ns < MAX_NS_1T, "Converting 1 TiB took %lu ns", ns);
+	TEST_ASSERT(ns < MAX_NS, "Converting %lu pages took %lu ns", nr, ns);
+}
+
+static void convert_all(struct gmem *g, u64 attrs, u64 flags)
+{
+	convert_in_time(g, 0, g->size / PAGE_SIZE, attrs, flags);
 }
 
 /* Invariant 9: cost follows what is there, not the pages of the range. */
@@ -1309,22 +1366,82 @@ GMEM_TEST(range_one_tib)
 	for (i = 0; i < PIECES_1T; i += 16)
 		gmem_host_fill(&g, i * PAGES_1G + i, 1, VAL + i);
 
-	convert_1t(&g, GMEM_PRIVATE, 0);
+	convert_all(&g, GMEM_PRIVATE, 0);
 	for (i = 0; i < PIECES_1T; i += 8)
 		gmem_assert_private(&g, i * PAGES_1G + i, 1);
 
-	convert_1t(&g, 0, 0);
+	convert_all(&g, 0, 0);
 	for (i = 0; i < PIECES_1T; i += 16)
 		gmem_host_check(&g, i * PAGES_1G + i, 1, VAL + i);
 
 	/* And from a map of many small pieces. */
 	for (i = 0; i < PIECES_1T; i += 16)
 		gmem_to_private(&g, i * PAGES_1G + i, 1, 0);
-	convert_1t(&g, GMEM_PRIVATE, GMEM_DISCARD);
-	convert_1t(&g, 0, GMEM_ZERO);
+	convert_all(&g, GMEM_PRIVATE, GMEM_DISCARD);
+	convert_all(&g, 0, GMEM_ZERO);
 	for (i = 0; i < PIECES_1T; i += 16)
 		gmem_host_check_zero(&g, i * PAGES_1G + i, 1);
 	gmem_destroy(&g);
+}
+
+/* The largest file there can be, and four pages of it that can be looked at. */
+static void create_largest(struct gmem *g, struct gmem *window, struct kvm_vm *vm,
+			   u64 first)
+{
+	*g = (struct gmem) {
+		.vm = vm,
+		.flags = GMEM_SHARED_FILE,
+		.size = BIT(63) - PAGE_SIZE,
+	};
+	g->fd = vm_create_guest_memfd(vm, g->size, g->flags);
+
+	*window = *g;
+	window->size = 4 * PAGE_SIZE;
+	window->mem = __kvm_mmap(window->size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd,
+				 first * PAGE_SIZE);
+}
+
+/* Uniform stretches cost next to nothing, however long; what counts is their ends. */
+GMEM_TEST(range_largest_file)
+{
+	u64 nr = (BIT(63) - PAGE_SIZE) / PAGE_SIZE, mid = nr / 3, start;
+	struct gmem g, window;
+
+	create_largest(&g, &window, self->vm, mid);
+	gmem_host_fill(&window, 1, 1, VAL);
+	gmem_host_fill(&window, 3, 1, VAL + 3);
+
+	convert_all(&g, GMEM_PRIVATE, 0);
+	gmem_assert_private(&window, 0, 4);
+
+	/* A page in the middle, half the file from there on, and one back. */
+	convert_in_time(&g, mid + 1, 1, 0, 0);
+	gmem_assert_private(&window, 0, 1);
+	gmem_host_check(&window, 1, 1, VAL);
+	gmem_assert_private(&window, 2, 2);
+	convert_in_time(&g, mid + 1, nr / 2, 0, 0);
+	gmem_assert_private(&window, 0, 1);
+	gmem_assert_shared(&window, 1, 3);
+	convert_in_time(&g, mid + 2, 1, GMEM_PRIVATE, 0);
+	gmem_assert_shared(&window, 1, 1);
+	gmem_assert_private(&window, 2, 1);
+	gmem_host_check(&window, 3, 1, VAL + 3);
+
+	convert_all(&g, 0, 0);
+	gmem_host_check(&window, 1, 1, VAL);
+	gmem_host_check(&window, 3, 1, VAL + 3);
+
+	/* From a mixed map to private, and so to its end. */
+	convert_in_time(&g, mid + 3, nr / 3, GMEM_PRIVATE, 0);
+	gmem_assert_shared(&window, 0, 3);
+	gmem_assert_private(&window, 3, 1);
+	convert_all(&g, GMEM_PRIVATE, GMEM_DISCARD);
+	gmem_assert_private(&window, 0, 4);
+
+	start = gmem_now_ns();
+	kvm_munmap(window.mem, window.size);
+	gmem_destroy(&g);
+	TEST_ASSERT(gmem_now_ns() - start < MAX_NS, "The file takes too long to close");
 }
 
 int main(int argc, char **argv)

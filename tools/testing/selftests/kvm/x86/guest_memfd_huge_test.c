@@ -146,11 +146,13 @@ HUGE_TEST(create)
 	args.flags |= GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_ZERO;
 	TEST_ASSERT_EQ(create_with(self->vm, args), 0);
 
-	/* "Best effort" is the one value. */
+	/* "Best effort", and there is one large size to name. */
 	args.page_shift = PAGE_SHIFT;
 	TEST_ASSERT_EQ(create_with(self->vm, args), EINVAL);
-	args.page_shift = 21;
+	args.page_shift = 22;
 	TEST_ASSERT_EQ(create_with(self->vm, args), EINVAL);
+	args.page_shift = 21;
+	TEST_ASSERT_EQ(create_with(self->vm, args), 0);
 
 	for (i = 1; i < ARRAY_SIZE(args.reserved); i++) {
 		args = (struct kvm_create_guest_memfd) { .size = PAGE_SIZE, .flags = huge };
@@ -372,10 +374,11 @@ HUGE_TEST(user_mapping)
 
 /*
  * A VM without private memory: its file is of one state, shared, or of none that a
- * user may see.
+ * user may see.  Without TDP the guest's own entries, of a page each, are the limit.
  */
 static void check_default_vm(u64 flags)
 {
+	const u64 nr_huge = kvm_is_tdp_enabled() ? NR_HUGE : 0;
 	const struct vm_shape shape = VM_SHAPE_DEFAULT;
 	bool shared = flags & GUEST_MEMFD_FLAG_INIT_SHARED;
 	u64 val, slot0_2m, users_2m = user_mapped_2m();
@@ -391,7 +394,7 @@ static void check_default_vm(u64 flags)
 
 	gmem_new(&g, vm, NR_FILE, flags);
 	gmem_guest_fill(vcpu, &g, 0, NR_FILE, VAL);
-	TEST_ASSERT_EQ(mapped_2m(vm) - slot0_2m, NR_HUGE);
+	TEST_ASSERT_EQ(mapped_2m(vm) - slot0_2m, nr_huge);
 	TEST_ASSERT_EQ(present(vm), NR_FILE);
 	if (shared) {
 		gmem_host_check(&g, 0, NR_FILE, VAL);
@@ -405,17 +408,39 @@ static void check_default_vm(u64 flags)
 	TEST_ASSERT_EQ(present(vm), NR_FILE - 1);
 	gmem_guest_check_zero(vcpu, &g, MID, 1);
 	check_all_but(vcpu, &g, MID);
-	TEST_ASSERT_EQ(mapped_2m(vm) - slot0_2m, NR_HUGE - 1);
+	TEST_ASSERT_EQ(mapped_2m(vm) - slot0_2m, nr_huge ? nr_huge - 1 : 0);
 
 	gmem_destroy(&g);
 	kvm_vm_free(vm);
 }
 
-HUGE_TEST(default_vm)
+/* These VMs are there without TDP, too. */
+FIXTURE(default_vm) {
+	u64 nr_file;
+};
+
+FIXTURE_SETUP(default_vm)
+{
+	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGE))
+		SKIP(return, "No large pages in guest_memfd");
+
+	gmem_test_init();
+	self->nr_file = allocated_2m();
+}
+
+FIXTURE_TEARDOWN(default_vm)
+{
+	assert_allocated(0);
+}
+
+TEST_F_TIMEOUT(default_vm, shared, GMEM_TIMEOUT_S)
 {
 	check_default_vm(SHARED_HUGE);
+}
+
+TEST_F_TIMEOUT(default_vm, of_no_user, GMEM_TIMEOUT_S)
+{
 	check_default_vm(PRIVATE_HUGE);
-	assert_allocated(0);
 }
 
 /* "No collapse": the kernel must not copy the guest's pages into others. */
@@ -605,6 +630,15 @@ static void expect_refusals(struct gmem *g, u64 held)
 			   &error_offset);
 	TEST_ASSERT_EQ(r, EAGAIN);
 	TEST_ASSERT_EQ(error_offset, MID * PAGE_SIZE);
+
+	/* The same holder, the same answer: his first page in the range, at either edge. */
+	r = __gmem_convert(g->fd, 0, MID * PAGE_SIZE, GMEM_PRIVATE, GMEM_DISCARD, &error_offset);
+	TEST_ASSERT_EQ(r, EAGAIN);
+	TEST_ASSERT_EQ(error_offset, 0);
+	r = __gmem_convert(g->fd, PAGE_SIZE, MID * PAGE_SIZE, GMEM_PRIVATE, GMEM_DISCARD,
+			   &error_offset);
+	TEST_ASSERT_EQ(r, EAGAIN);
+	TEST_ASSERT_EQ(error_offset, PAGE_SIZE);
 
 	r = fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, PAGE_SIZE,
 		      (NR_FILE - 1) * PAGE_SIZE);

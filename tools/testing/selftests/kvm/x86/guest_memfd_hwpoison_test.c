@@ -338,6 +338,144 @@ MAPPED_TEST(large_held_page)
 	give_frames_back();
 }
 
+/*
+ * A bad page excuses nothing for the pages beside it, not even if it is the first: the
+ * holder of one of them would read what the guest writes there.
+ */
+static void test_held_beside(struct kvm_vcpu *vcpu, u64 bad, u64 held)
+{
+	struct gmem g;
+	int pipes[2];
+	u64 buf[8];
+
+	gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
+	gmem_host_fill(&g, 0, NR_LARGE, VAL);
+	hold_by_pipe(pipes, g.mem + held * PAGE_SIZE);
+	poison_mapped(g.mem + bad * PAGE_SIZE);
+
+	expect_held(&g, 0, NR_LARGE, 0, 0);
+	expect_held(&g, 0, NR_LARGE, GMEM_PRESERVE, 0);
+	expect_held(&g, held, 1, 0, held);
+	TEST_ASSERT(!user_code(&g, held), "A refused conversion has changed page %lu", held);
+
+	/* DISCARD asks for no holder, who keeps an orphan: the old bytes, no new ones. */
+	gmem_to_private(&g, 0, NR_LARGE, GMEM_DISCARD);
+	gmem_guest_fill(vcpu, &g, held, 1, OTHER);
+	TEST_ASSERT_EQ(read(pipes[0], buf, sizeof(buf)), sizeof(buf));
+	TEST_ASSERT_EQ(buf[0], VAL + held);
+
+	release_pipe(pipes);
+	gmem_destroy(&g);
+}
+
+MAPPED_TEST(held_beside_bad_page)
+{
+	test_held_beside(vcpu, 5, 7);
+	test_held_beside(vcpu, 0, 7);
+	test_held_beside(vcpu, 0, 1);
+	test_held_beside(vcpu, NR_LARGE - 1, 0);
+	give_frames_back();
+}
+
+/* A mapping of a large folio with a bad page is of single pages: the bad one is not. */
+MAPPED_TEST(large_held_mapping)
+{
+	const u64 bad = 5;
+	struct gmem g;
+	int pipes[2];
+
+	gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
+	gmem_host_fill(&g, 0, NR_LARGE, VAL);
+	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
+	hold_by_pipe(pipes, g.mem + 7 * PAGE_SIZE);
+	poison_mapped(g.mem + bad * PAGE_SIZE);
+
+	/* Whoever had the page mapped has lost it, and a neighbour doesn't bring it back. */
+	TEST_ASSERT_EQ(user_code(&g, bad), BUS_MCEERR_AR);
+	TEST_ASSERT(!madvise(g.mem, NR_LARGE * PAGE_SIZE, MADV_DONTNEED), "madvise()");
+	TEST_ASSERT(!user_code(&g, bad - 1) && !user_code(&g, bad + 1), "Neighbours are lost");
+	TEST_ASSERT_EQ(user_code(&g, bad), BUS_MCEERR_AR);
+	TEST_ASSERT_EQ(user_code(&g, bad), BUS_MCEERR_AR);
+	gmem_guest_check_fill(vcpu, &g, 0, bad, VAL);
+	gmem_guest_check_fill(vcpu, &g, bad + 1, NR - bad - 1, VAL + bad + 1);
+	expect_guest_poison(vcpu, &g, bad);
+
+	release_pipe(pipes);
+	gmem_destroy(&g);
+	give_frames_back();
+}
+
+static u64 frame_flags(u64 frame)
+{
+	u64 flags = 0;
+	int fd;
+
+	fd = open("/proc/kpageflags", O_RDONLY);
+	TEST_ASSERT_EQ(pread(fd, &flags, sizeof(flags), frame * sizeof(flags)), sizeof(flags));
+	close(fd);
+	return flags;
+}
+
+enum leave { LEAVE_PUNCH, LEAVE_DISCARD, LEAVE_CLOSE, LEAVE_ORPHAN, NR_LEAVE };
+
+/*
+ * A large folio that was held when memory failed leaves its file: its bad frame is
+ * nobody's from then on, while its good ones are given out again.
+ */
+static void test_large_leaves(struct kvm_vm *vm, enum leave how)
+{
+	const u64 bad = 9, held = 7;
+	u64 bad_frame, good_frame, flags;
+	int pipes[2];
+	struct gmem g;
+
+	gmem_new(&g, vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
+	gmem_host_fill(&g, 0, NR_LARGE, VAL);
+	bad_frame = known_frame(g.mem + bad * PAGE_SIZE);
+	good_frame = known_frame(g.mem + (bad + 1) * PAGE_SIZE);
+	hold_by_pipe(pipes, g.mem + held * PAGE_SIZE);
+	poison_mapped(g.mem + bad * PAGE_SIZE);
+
+	/* The orphan goes to the allocator with the holder's reference, by his hand. */
+	if (how != LEAVE_ORPHAN)
+		release_pipe(pipes);
+	if (how == LEAVE_PUNCH || how == LEAVE_ORPHAN)
+		gmem_punch(&g, 0, NR_LARGE);
+	else if (how == LEAVE_DISCARD)
+		gmem_to_private(&g, 0, NR_LARGE, GMEM_DISCARD);
+	if (how == LEAVE_ORPHAN)
+		release_pipe(pipes);
+	gmem_destroy(&g);
+
+	/* Memory that is cached for this CPU comes to light. */
+	gmem_write_file("/proc/sys/vm/drop_caches", "1");
+	gmem_write_file("/proc/sys/vm/compact_memory", "1");
+
+	flags = frame_flags(bad_frame);
+	TEST_ASSERT(flags & BIT(KPF_HWPOISON), "%d: flags of the bad frame: 0x%lx", how, flags);
+	TEST_ASSERT(!(flags & (BIT(KPF_BUDDY) | BIT(KPF_MMAP) | BIT(KPF_LRU) |
+			       BIT(KPF_COMPOUND_HEAD) | BIT(KPF_COMPOUND_TAIL))),
+		    "%d: the bad frame is in use or free to be used, flags 0x%lx", how, flags);
+	flags = frame_flags(good_frame);
+	TEST_ASSERT(!(flags & BIT(KPF_HWPOISON)), "%d: flags of the next frame: 0x%lx",
+		    how, flags);
+}
+
+MAPPED_TEST(large_leaves_after_failure)
+{
+	u64 before = gmem_meminfo_kib("MemFree");
+	enum leave how;
+	int i;
+
+	for (i = 0; i < 8; i++)
+		for (how = 0; how < NR_LEAVE; how++)
+			test_large_leaves(vcpu->vm, how);
+
+	/* 32 folios of 2 MiB; only their bad frames are gone. */
+	gmem_wait_until(gmem_meminfo_kib("MemFree") + SZ_32M / SZ_1K > before);
+	give_frames_back();
+}
+
 /* A slot, or a whole VM, goes away with a poisoned page in it. */
 MAPPED_TEST(teardown_with_poison)
 {
