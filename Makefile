@@ -67,7 +67,8 @@ frags = $(foreach f,$(frags_$(1)),$(CONFIG_DIR)/$(f).config)
 help:
 	@cat <<'EOF'
 	make check               build everything, boot it, run all tests
-	make check ARCH=x86      ... of x86 (x86, x86-debug), arm64 (arm64, arm64-protected), host
+	make check ARCH=x86      ... of x86 (x86, x86-debug, x86-shadow), arm64 (arm64,
+	                         arm64-protected), host
 	make check T=NAME,...    ... of these names (lab/tests; shell patterns)
 	make list                the tests that ARCH= and T= select
 	make bench               base and ours side by side, in instructions (QUICK=1: what takes

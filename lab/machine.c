@@ -30,6 +30,9 @@
  * race shall turn: the debug kernel is 5 to 30 times slower under emulation.
  * GMEM_ALONE: what is counted machine-wide is the test's own doing.
  *
+ * On x86-shadow KVM shadows the guest's page tables, as on a processor that has but
+ * one kind of them.  It has the time-outs of a machine that runs beside two others.
+ *
  * Without la57=off KASAN now and then takes an interrupt that comes at boot while
  * identify_cpu() has no CPU features for a wild access: it asks cpu_feature_enabled()
  * how many levels of page tables there are, and so where its shadow begins.
@@ -39,6 +42,8 @@ const struct platform platforms[NR_PLATFORMS] = {
 	  "ttyS", CMDLINE "numa=fake=2", "kvm_amd", 1 },
 	{ "x86-debug", "x86", "x86-debug", QEMU_X86(",la57=off"), "arch/x86/boot/bzImage",
 	  "ttyS", CMDLINE "numa=fake=2 GMEM_SCALE=10", "kvm_amd", 5 },
+	{ "x86-shadow", "x86", "x86", QEMU_X86(""), "arch/x86/boot/bzImage",
+	  "ttyS", CMDLINE "numa=fake=2 kvm_amd.npt=0", "Nested Paging disabled", 2 },
 	{ "arm64", "arm64", "arm64", QEMU_ARM64, "arch/arm64/boot/Image",
 	  "ttyAMA", CMDLINE "kvm-arm.mode=nvhe", "Hyp nVHE mode initialized",
 	  1 },

@@ -10,7 +10,7 @@
 #include "port.h"
 
 #define MAX_TESTS	256
-#define NR_PLATFORMS	5
+#define NR_PLATFORMS	6
 #define STATUS_TIMEOUT	512
 
 struct platform {
