@@ -20,7 +20,16 @@ DISCARD		?=
 # Directory of the kernel configuration fragments.
 CONFIG_DIR	?= lab/config
 
-cache		:= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/guest_memfd-lab
+# What the shell gets of it is what the user wrote, also with a "$" in it.
+export LAB_ARCH		:= $(value ARCH)
+export LAB_FACTOR	:= $(value FACTOR)
+export LAB_FILE		:= $(value FILE)
+export LAB_JOBS		:= $(JOBS)
+export LAB_KERNEL_SRC	:= $(value KERNEL_SRC)
+
+# A relative XDG_CACHE_HOME is to be ignored; who has no home has a build/.
+cache		:= $(or $(if $(filter /%,$(XDG_CACHE_HOME)),$(XDG_CACHE_HOME)),\
+			$(HOME:%=%/.cache),$(CURDIR)/build/cache)/guest_memfd-lab
 tree		:= build/linux
 tools		:= build/lab
 
@@ -97,18 +106,21 @@ lock = mkdir -p build/lab build/logs; exec 8>build/lab/lock-$(1); flock -n 8 || 
 
 # ---- set-up ----
 
-.PHONY: packages base tree
-packages:
+.PHONY: arguments packages compiler base tree
+arguments:
+	@lab/arguments.sh $(MAKECMDGOALS)
+
+packages: arguments
 	@lab/packages.sh
+
+# All that the lab's own tools take.
+compiler: arguments
+	@lab/packages.sh gcc libc6-dev
 
 base: packages
 	@$(call lock,base)
-	! (. lab/git.sh && has_base) || exit 0
-	src='$(KERNEL_SRC)'
-	if [ -z "$$src" ]; then
-		src=$$(lab/fetch.sh $(cache) $(BASE_PACKAGE) '$(BASE_DEB)' $(BASE_SUITE) $(BASE_SHA256))
-	fi
-	lab/base.sh "$$src" $(BASE_VERSION)
+	lab/base.sh "$$LAB_KERNEL_SRC" $(BASE_VERSION) lab/fetch.sh '$(cache)' $(BASE_PACKAGE) \
+		'$(BASE_DEB)' $(BASE_SUITE) $(BASE_SHA256)
 
 tree: base
 	@$(call lock,tree)
@@ -116,7 +128,7 @@ tree: base
 
 $(tools)/runner: lab/machine.c lab/tests.c lab/port.c lab/runner.h lab/port.h
 $(tools)/bench: lab/chart.c lab/port.c lab/report.c lab/targets.c lab/bench.h lab/chart.h lab/port.h
-$(tools)/%: lab/%.c | packages
+$(tools)/%: lab/%.c | compiler
 	@mkdir -p $(@D) build/logs
 	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $(filter %.c,$^) -lm
 
@@ -143,7 +155,8 @@ kernels: image-x86 image-x86-debug image-arm64
 
 # ---- judging ----
 
-.PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table
+.PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table \
+	lab-front-door
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -f '$(FACTOR)'
 
@@ -170,6 +183,9 @@ lab-tree-roundtrip: tree
 lab-content-table:
 	@lab/content-table.sh
 
+lab-front-door:
+	@lab/front-door.sh
+
 # ---- measuring ----
 
 # The base, unpatched, to compare with; configured as ours.
@@ -191,7 +207,8 @@ bench: image-$(bench_machine) kernel-base-$(bench_machine) $(tools)/bench
 
 .PHONY: export series series-check shell gdb demo clean
 export: base
-	@lab/export.sh .
+	@echo "lab: exporting (takes minutes)"
+	lab/export.sh .
 	lab/adopt.sh
 
 series: tree
@@ -201,17 +218,17 @@ series-check: tree $(tools)/progress
 	@lab/series-check.sh $(JOBS)
 
 boot_arch := $(or $(ARCH),x86)
-shell: image-$(if $(filter arm64%,$(boot_arch)),arm64,$(boot_arch)) $(tools)/runner
+boot_kernel := $(if $(filter arm64%,$(boot_arch)),arm64,$(or $(filter x86-debug,$(boot_arch)),x86))
+shell: image-$(boot_kernel) $(tools)/runner
 	@exec $(tools)/runner -a $(boot_arch) -s lab.shell
-gdb: image-$(if $(filter arm64%,$(boot_arch)),arm64,$(boot_arch)) $(tools)/runner
+gdb: image-$(boot_kernel) $(tools)/runner
 	@exec $(tools)/runner -a $(boot_arch) -s lab.shell -g
 
-demo_file := $(or $(FILE),$(tree)/MAINTAINERS)
 demo_arch := $(if $(filter arm64%,$(boot_arch)),arm64,x86)
-demo:
-	@lab/demo-file.sh "$(demo_file)"
+demo: arguments
+	@[ -z "$$LAB_FILE" ] || lab/demo-file.sh "$$LAB_FILE"
 	$(MAKE) -s image-$(demo_arch) $(tools)/runner
-	lab/demo.sh $(demo_arch) "$(demo_file)"
+	lab/demo.sh $(demo_arch) "$${LAB_FILE:-$(tree)/MAINTAINERS}"
 
 clean:
 	@rm -rf build

@@ -3,6 +3,9 @@
 # same hash everywhere: no configuration of the user's, fixed name and dates.
 tree=build/linux
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 LC_ALL=C TZ=UTC
+# A checkout may be another user's, e.g. in a container; whoever runs make trusts it.
+export GIT_CONFIG_COUNT=2 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_KEY_1=safe.directory
+export GIT_CONFIG_VALUE_0="$PWD" GIT_CONFIG_VALUE_1="$PWD/$tree"
 export GIT_AUTHOR_NAME="guest_memfd project" GIT_COMMITTER_NAME="guest_memfd project"
 export GIT_AUTHOR_EMAIL=kvm@vger.kernel.org GIT_COMMITTER_EMAIL=kvm@vger.kernel.org
 export GIT_AUTHOR_DATE="2026-01-01T00:00:00Z" GIT_COMMITTER_DATE="2026-01-01T00:00:00Z"

@@ -1,14 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# Install what lab/packages lists and this machine lacks: one apt-get install,
-# through sudo when not root, nothing at all when everything is there.
+# packages.sh [PACKAGE...]: install what lab/packages lists, or of it only these,
+# and this machine lacks: one apt-get install, through sudo when not root, nothing
+# at all when everything is there.
 # Result: 0 when everything is there, else one line on stderr.
 set -u
 list=$(dirname "$0")/packages
 missing=
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-	for c in $(awk '!/^#/ && $2 != "-" { print $2 }' "$list"); do
+	for c in $(awk -v only=" $* " '!/^#/ && $2 != "-" && (only == "  " || index(only, " " $1 " ")) {
+				print $2 }' "$list"); do
 		command -v "$c" >/dev/null || missing="$missing $c"
 	done
 	[ -z "$missing" ] && exit 0
@@ -16,7 +18,7 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
 	exit 1
 fi
 
-wanted=$(awk '!/^#/ && NF { print $1 }' "$list")
+wanted=${*:-$(awk '!/^#/ && NF { print $1 }' "$list")}
 have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2>/dev/null |
 	sed -n 's/^installed //p')
 for p in $wanted; do
