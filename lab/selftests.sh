@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # selftests.sh ARCH CROSS JOBS: build, static, the KVM selftests that lab/tests
-# names for ARCH (x86, arm64), the benchmark and the samples, into
-# build/ARCH/selftests, build/x86/demo and build/arm64/pkvm.
+# names for ARCH (x86, arm64), the benchmark, the document's example and the
+# samples, into build/ARCH/selftests, build/x86/demo and build/arm64/pkvm.
 set -eu
 arch=$1 cross=$2 jobs=$3
 top=$PWD
@@ -13,7 +13,7 @@ case $arch in x86) karch=x86_64 ;; *) karch=$arch ;; esac
 
 for t in $(build/lab/runner -a "$arch" -l | awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
 	case $t in
-	kunit:*|kmemleak|vmm_test) continue ;;
+	kunit:*|kmemleak|vmm_test|guest_memfd_example) continue ;;
 	esac
 	[ ! -e "$src/$arch/$t.c" ] || t=$arch/$t
 	want="$want $out/$t"
@@ -31,6 +31,13 @@ build/lab/progress "headers $arch" build/logs/headers-$arch.log 100 \
 build/lab/progress "selftests $arch" build/logs/selftests-$arch.log 40 \
 	make -C $src -j"$jobs" ARCH=$arch CROSS_COMPILE="$cross" CC="ccache ${cross}gcc" \
 	OUTPUT="$out" KHDR_INCLUDES="-isystem $top/build/$arch/usr/include" $want
+doc=build/linux/Documentation/virt/kvm/guest_memfd.rst
+if [ $arch = x86 ] && [ -e $doc ]; then
+	awk -v section="A worked example" -f lab/example.awk $doc >"$out/guest_memfd_example.h"
+	build/lab/progress example build/logs/example-build.log 1 \
+		ccache gcc -O2 -Wall -Wextra -Werror -static -isystem build/x86/usr/include -I "$out" \
+		-o "$out/guest_memfd_example" lab/example.c
+fi
 if [ $arch = x86 ] && [ -e build/linux/samples/guest_memfd/Makefile ]; then
 	mkdir -p build/x86/demo
 	build/lab/progress demo build/logs/demo-build.log 1 \
