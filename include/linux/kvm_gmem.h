@@ -147,6 +147,13 @@ struct kvm_gmem_ops {
 			      struct kvm_gfn_range *range);
 
 	/*
+	 * KVM has written zeros to a page that no one has seen yet.  This is where
+	 * to do what the guest's first access, to the same memory but not the same
+	 * way, wants done before.  The folio is locked, invalidate_lock is held.
+	 */
+	void (*fresh)(kvm_pfn_t pfn, int order);
+
+	/*
 	 * Forget what KVM keeps about @range apart from mappings.  mmu_lock is
 	 * held for write, invalidate_lock may not be; must not sleep.
 	 */
@@ -189,8 +196,14 @@ int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 void kvm_gmem_sync_state(struct kvm_memory_slot *slot);
 
 bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
+
+typedef void (*kvm_gmem_walk_fn)(void *arg, kvm_pfn_t pfn, unsigned long nr_pages);
+
 void kvm_gmem_walk_present(struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
-			   void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages));
+			   kvm_gmem_walk_fn fn, void *arg);
+void kvm_gmem_walk_range(struct kvm_gfn_range *range, kvm_gmem_walk_fn fn, void *arg);
+bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned long start,
+		       unsigned long end, kvm_gmem_walk_fn fn, void *arg);
 
 /*
  * Return the table of @kvm's type; for a NULL @kvm the table of the most capable

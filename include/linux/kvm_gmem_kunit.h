@@ -3,8 +3,15 @@
 #define __LINUX_KVM_GMEM_KUNIT_H
 
 #include <kunit/test.h>
+#include <linux/fs.h>
+#include <linux/fs_struct.h>
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_host.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched/task.h>
+
+struct file *kvm_gmem_kunit_open(struct kvm *kvm, const struct kvm_gmem_ops *ops,
+				 struct kvm_memory_slot *slot, loff_t size, u64 flags);
 
 /*
  * A row of the table of content flags in Documentation/virt/kvm/guest_memfd.rst,
@@ -43,6 +50,28 @@ static inline void kvm_gmem_kunit_content_row(struct kunit *test, struct kvm *kv
 	}
 
 	KUNIT_EXPECT_STREQ(test, row, want);
+}
+
+/* A kernel thread sees no file system; init does. */
+static inline struct file *kvm_gmem_kunit_open_kvm(void)
+{
+	struct task_struct *init;
+	struct file *file;
+	struct path root;
+
+	scoped_guard(rcu) {
+		init = pid_task(find_pid_ns(1, &init_pid_ns), PIDTYPE_PID);
+		get_task_struct(init);
+	}
+
+	task_lock(init);
+	get_fs_root(init->fs, &root);
+	task_unlock(init);
+	put_task_struct(init);
+
+	file = file_open_root(&root, "dev/kvm", O_RDWR, 0);
+	path_put(&root);
+	return file;
 }
 
 #endif /* __LINUX_KVM_GMEM_KUNIT_H */

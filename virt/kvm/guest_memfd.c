@@ -365,24 +365,12 @@ EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_error_folio);
 const struct address_space_operations kvm_gmem_default_aops = KVM_GMEM_AOPS(NULL);
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_default_aops);
 
-/*
- * A VM without private memory may encrypt what it has all the same, as SEV and
- * SEV-ES guests do: what the guest wrote may linger in caches, under its key, and
- * would land on the data of the page's next user.
- */
-static void kvm_gmem_default_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
-					   struct kvm_gfn_range *range)
-{
-	kvm_arch_guest_memory_reclaimed(kvm);
-}
-
 const struct kvm_gmem_ops kvm_gmem_default_ops = {
 	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
 			  KVM_GMEM_HUGE_FLAG,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.aops		= &kvm_gmem_default_aops,
-	.release_range	= kvm_gmem_default_release_range,
 };
 
 const struct kvm_gmem_ops * __weak kvm_arch_gmem_ops(struct kvm *kvm)

@@ -478,27 +478,29 @@ void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 }
 
 static void kvm_gmem_walk_folio(struct folio *folio, pgoff_t start, pgoff_t end,
-				void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
+				kvm_gmem_walk_fn fn, void *arg)
 {
 	pgoff_t index;
 
 	if (!kvm_gmem_folio_is_poisoned(folio)) {
-		fn(kvm_gmem_folio_pfn(folio, start), end - start);
+		fn(arg, kvm_gmem_folio_pfn(folio, start), end - start);
 		return;
 	}
 
 	for (index = start; index < end; index++) {
 		if (!kvm_gmem_is_poisoned(folio, index))
-			fn(kvm_gmem_folio_pfn(folio, index), 1);
+			fn(arg, kvm_gmem_folio_pfn(folio, index), 1);
 	}
 }
 
 static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pgoff_t end,
-				void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
+				kvm_gmem_walk_fn fn, void *arg)
 {
 	struct folio_batch fbatch;
 	pgoff_t index = start;
 	int i;
+
+	lockdep_assert_held(&mapping->invalidate_lock);
 
 	folio_batch_init(&fbatch);
 	while (index < end && filemap_get_folios(mapping, &index, end - 1, &fbatch)) {
@@ -506,10 +508,27 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
 			struct folio *folio = fbatch.folios[i];
 
 			kvm_gmem_walk_folio(folio, max(folio->index, start),
-					    min(folio_next_index(folio), end), fn);
+					    min(folio_next_index(folio), end), fn, arg);
 		}
 		folio_batch_release(&fbatch);
 		cond_resched();
+	}
+}
+
+static void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
+			       kvm_gmem_walk_fn fn, void *arg)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	pgoff_t next;
+
+	for (; index < end; index = next) {
+		filemap_invalidate_lock_shared(mapping);
+
+		index = kvm_gmem_next_present(f->inode, index, end);
+		next = min(end, index + GMEM_BATCH_PAGES);
+		kvm_gmem_walk_batch(mapping, index, next, fn, arg);
+
+		filemap_invalidate_unlock_shared(mapping);
 	}
 }
 
@@ -522,32 +541,59 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
  * keep the pages.
  */
 void kvm_gmem_walk_present(struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
-			   void (*fn)(kvm_pfn_t pfn, unsigned long nr_pages))
+			   kvm_gmem_walk_fn fn, void *arg)
 {
-	pgoff_t index = kvm_gmem_index(slot, start);
-	pgoff_t last = kvm_gmem_index(slot, end);
-	struct address_space *mapping;
 	struct gmem_file *f;
-	pgoff_t next;
 
 	if (!slot->gmem.file)
 		return;
 
 	f = slot->gmem.file->private_data;
-	mapping = f->inode->i_mapping;
 	lockdep_assert_held(&f->kvm->slots_lock);
 
-	for (; index < last; index = next) {
-		filemap_invalidate_lock_shared(mapping);
-
-		index = kvm_gmem_next_present(f->inode, index, last);
-		next = min(last, index + GMEM_BATCH_PAGES);
-		kvm_gmem_walk_batch(mapping, index, next, fn);
-
-		filemap_invalidate_unlock_shared(mapping);
-	}
+	kvm_gmem_walk_file(f, kvm_gmem_index(slot, start), kvm_gmem_index(slot, end), fn, arg);
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_present);
+
+/*
+ * The same for @range, from a hook of the VM type's that is called with
+ * invalidate_lock held for write.
+ */
+void kvm_gmem_walk_range(struct kvm_gfn_range *range, kvm_gmem_walk_fn fn, void *arg)
+{
+	struct kvm_memory_slot *slot = range->slot;
+	struct gmem_file *f = slot->gmem.file->private_data;
+
+	kvm_gmem_walk_batch(f->inode->i_mapping, kvm_gmem_index(slot, range->start),
+			    kvm_gmem_index(slot, range->end), fn, arg);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_range);
+
+/*
+ * The same for user addresses [@start, @end), which lie in @vma.  Returns false,
+ * without having called @fn, if @vma doesn't map a guest_memfd of @kvm.  mmap_lock
+ * is held, which keeps the file open.
+ */
+bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned long start,
+		       unsigned long end, kvm_gmem_walk_fn fn, void *arg)
+{
+	struct gmem_file *f;
+	pgoff_t index;
+
+	mmap_assert_locked(vma->vm_mm);
+
+	if (!vma->vm_file || !kvm_gmem_is_file(vma->vm_file))
+		return false;
+
+	f = vma->vm_file->private_data;
+	if (f->kvm != kvm)
+		return false;
+
+	index = linear_page_index(vma, start);
+	kvm_gmem_walk_file(f, index, index + PFN_DOWN(end - start), fn, arg);
+	return true;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_vma);
 
 /*
  * Does an in-place file rule over the state of a gfn in [@start, @end)?  Then the

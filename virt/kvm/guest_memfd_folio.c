@@ -227,12 +227,17 @@ void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end)
  */
 void kvm_gmem_make_uptodate(struct folio *folio)
 {
+	const struct kvm_gmem_ops *ops;
+
 	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
 
 	if (folio_test_uptodate(folio))
 		return;
 
 	kvm_gmem_zero_pages(folio, 0, ULONG_MAX);
+	ops = GMEM_I(folio->mapping->host)->ops;
+	if (ops->fresh)
+		ops->fresh(folio_pfn(folio), folio_order(folio));
 	folio_mark_uptodate(folio);
 }
 

@@ -13,15 +13,12 @@
 #include <linux/falloc.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
-#include <linux/fs_struct.h>
 #include <linux/highmem.h>
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_gmem_kunit.h>
 #include <linux/kvm_host.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
-#include <linux/pid_namespace.h>
-#include <linux/sched/task.h>
 #include <linux/sizes.h>
 #include <linux/uaccess.h>
 
@@ -737,7 +734,7 @@ static void gmem_core_drop_leaks(struct kunit *test)
 
 static unsigned long walked_pages, walked_pfns;
 
-static void count_walked(kvm_pfn_t pfn, unsigned long nr_pages)
+static void count_walked(void *arg, kvm_pfn_t pfn, unsigned long nr_pages)
 {
 	walked_pages += nr_pages;
 	walked_pfns += pfn;
@@ -758,11 +755,11 @@ static void gmem_core_walk(struct kunit *test)
 	walked_pfns = 0;
 
 	scoped_guard(mutex, &dbl->kvm->slots_lock) {
-		kvm_gmem_walk_present(slot, BASE_GFN + 2, BASE_GFN + 8, count_walked);
+		kvm_gmem_walk_present(slot, BASE_GFN + 2, BASE_GFN + 8, count_walked, NULL);
 		KUNIT_EXPECT_EQ(test, walked_pages, 2);
 		KUNIT_EXPECT_EQ(test, walked_pfns, pfn[0] + pfn[1]);
 
-		kvm_gmem_walk_present(slot, BASE_GFN + 5, BASE_GFN + 7, count_walked);
+		kvm_gmem_walk_present(slot, BASE_GFN + 5, BASE_GFN + 7, count_walked, NULL);
 		KUNIT_EXPECT_EQ(test, walked_pages, 2);
 	}
 }
@@ -1301,34 +1298,12 @@ static void gmem_large_make_shared_fails(struct kunit *test)
 	expect_accounts(test);
 }
 
-/* A kernel thread sees no file system; init does. */
-static struct file *open_dev_kvm(void)
-{
-	struct task_struct *init;
-	struct file *file;
-	struct path root;
-
-	scoped_guard(rcu) {
-		init = pid_task(find_pid_ns(1, &init_pid_ns), PIDTYPE_PID);
-		get_task_struct(init);
-	}
-
-	task_lock(init);
-	get_fs_root(init->fs, &root);
-	task_unlock(init);
-	put_task_struct(init);
-
-	file = file_open_root(&root, "dev/kvm", O_RDWR, 0);
-	path_put(&root);
-	return file;
-}
-
 static int open_vm(struct kunit *test)
 {
 	struct file *dev __free(fput) = NULL;
 	struct file *file;
 
-	file = open_dev_kvm();
+	file = kvm_gmem_kunit_open_kvm();
 	if (IS_ERR(file))
 		kunit_skip(test, "no /dev/kvm: %ld", PTR_ERR(file));
 	dev = file;

@@ -32,13 +32,19 @@
 #include <linux/psp-sev.h>
 
 #include <asm/cacheflush.h>
+#include <asm/msr.h>
 #include <asm/sev.h>
 
+#include "mmu.h"
 #include "snp_platform.h"
 #include "svm.h"
+#include "trace.h"
 
-/* Far more than another CPU's PSMASH or the firmware's look at an entry takes. */
-#define SNP_PSMASH_RETRIES	1000
+/*
+ * Far more than another CPU's PSMASH or the firmware's look at an entry takes, or a
+ * vCPU that has been kicked to leave its VMSA.
+ */
+#define SNP_INUSE_RETRIES	1000
 
 static bool snp_hw_has_snp(void)
 {
@@ -48,6 +54,18 @@ static bool snp_hw_has_snp(void)
 static void snp_hw_clflush(u64 pfn, unsigned long nr_pages)
 {
 	clflush_cache_range(__va(PFN_PHYS(pfn)), nr_pages << PAGE_SHIFT);
+}
+
+static bool snp_hw_is_coherent(void)
+{
+	return boot_cpu_has(X86_FEATURE_SME_COHERENT);
+}
+
+/* Takes a virtual address of the host's, and may fault on it. */
+static int snp_hw_page_flush(u64 pfn, u32 asid)
+{
+	return wrmsrq_safe(MSR_AMD64_VM_PAGE_FLUSH,
+			   (unsigned long)__va(PFN_PHYS(pfn)) | asid);
 }
 
 static int snp_hw_issue_cmd(int fd, int id, void *data, int *error)
@@ -65,12 +83,15 @@ static
 #endif
 const struct snp_platform_ops snp_hardware = {
 	.has_snp		= snp_hw_has_snp,
-	.lookup			= snp_lookup_rmpentry,
+	.lookup			= snp_lookup_rmp_owner,
 	.make_private		= rmp_make_private,
 	.make_shared		= rmp_make_shared,
 	.psmash			= psmash,
 	.split_direct_map	= rmp_split_direct_map,
 	.clflush		= snp_hw_clflush,
+	.is_coherent		= snp_hw_is_coherent,
+	.page_flush		= snp_hw_page_flush,
+	.writeback		= sev_guest_memory_reclaimed,
 	.issue_cmd		= snp_hw_issue_cmd,
 	.do_cmd			= sev_do_cmd,
 };
@@ -83,17 +104,53 @@ const struct snp_platform_ops *snp_platform = &snp_hardware;
  * Look up a page that is to be taken back.  That no entry covers it is a clear
  * answer, it was never assigned; any other failure means that no one knows.
  */
-static int snp_gmem_lookup(kvm_pfn_t pfn, bool *assigned, int *level)
+static int snp_gmem_lookup(kvm_pfn_t pfn, struct rmp_owner *owner)
 {
-	int r = snp_platform->lookup(pfn, assigned, level);
+	int r = snp_platform->lookup(pfn, owner);
 
 	if (r == -EFAULT || r == 1) {
-		*assigned = false;
-		*level = PG_LEVEL_4K;
+		*owner = (struct rmp_owner) { .level = PG_LEVEL_4K };
 		return 0;
 	}
 
 	return r ? -EIO : 0;
+}
+
+/*
+ * RMPUPDATE.  Unlike one that overlaps, an entry in use is not waited for by the
+ * platform's functions.
+ */
+static int snp_gmem_assign(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int level)
+{
+	u32 asid = to_kvm_sev_info(kvm)->asid;
+	int i, r = 0;
+
+	might_sleep();
+
+	for (i = 0; i < SNP_INUSE_RETRIES; i++) {
+		r = snp_platform->make_private(pfn, gfn_to_gpa(gfn), level, asid, false);
+		if (r != -EBUSY)
+			break;
+		cond_resched();
+	}
+
+	return r;
+}
+
+static int snp_gmem_unassign(kvm_pfn_t pfn, int level)
+{
+	int i, r = 0;
+
+	might_sleep();
+
+	for (i = 0; i < SNP_INUSE_RETRIES; i++) {
+		r = snp_platform->make_shared(pfn, level);
+		if (r != -EBUSY)
+			break;
+		cond_resched();
+	}
+
+	return r;
 }
 
 /*
@@ -106,12 +163,12 @@ static int snp_gmem_lookup(kvm_pfn_t pfn, bool *assigned, int *level)
  */
 int snp_gmem_psmash(kvm_pfn_t pfn)
 {
-	int level, i, r = 0;
-	bool assigned;
+	struct rmp_owner owner;
+	int i, r = 0;
 
 	pfn = ALIGN_DOWN(pfn, PTRS_PER_PMD);
 
-	for (i = 0; i < SNP_PSMASH_RETRIES; i++) {
+	for (i = 0; i < SNP_INUSE_RETRIES; i++) {
 		r = snp_platform->psmash(pfn);
 		if (r != PSMASH_FAIL_INUSE)
 			break;
@@ -121,8 +178,8 @@ int snp_gmem_psmash(kvm_pfn_t pfn)
 		return 0;
 
 	/* Who loses a race of two PSMASHes finds nothing left to split. */
-	if (!snp_platform->lookup(pfn, &assigned, &level) && assigned &&
-	    level == PG_LEVEL_4K)
+	if (!snp_platform->lookup(pfn, &owner) && owner.assigned &&
+	    owner.level == PG_LEVEL_4K)
 		return 0;
 
 	return r == PSMASH_FAIL_INUSE ? -EAGAIN : -EIO;
@@ -170,19 +227,19 @@ static void snp_gmem_content(struct kvm *kvm, bool to_private,
  */
 static int snp_gmem_prepare_convert(kvm_pfn_t pfn, int order)
 {
-	bool assigned;
-	int level, r;
+	struct rmp_owner owner;
+	int r;
 
 	might_sleep();
 
 	if (!snp_platform->has_snp())
 		return 0;
 
-	r = snp_gmem_lookup(pfn, &assigned, &level);
-	if (r || !assigned)
+	r = snp_gmem_lookup(pfn, &owner);
+	if (r || !owner.assigned)
 		return r;
 
-	if (level == PG_LEVEL_2M)
+	if (owner.level == PG_LEVEL_2M)
 		return order < PMD_ORDER ? snp_gmem_split(pfn) : 0;
 
 	return snp_platform->split_direct_map(pfn) ? -ENOMEM : 0;
@@ -190,19 +247,23 @@ static int snp_gmem_prepare_convert(kvm_pfn_t pfn, int order)
 
 /*
  * Can all of the 2 MiB around @pfn be assigned by one entry?  Only as a whole,
- * i.e. if none of its pages is.
+ * i.e. if none of its pages is, or if one entry of that size covers them.
  */
-static bool snp_gmem_can_assign_2m(gfn_t gfn, kvm_pfn_t pfn, int order)
+static bool snp_gmem_can_assign_2m(gfn_t gfn, kvm_pfn_t pfn, int order,
+				   const struct rmp_owner *owner)
 {
-	bool assigned;
-	int level, i;
+	struct rmp_owner other;
+	int i;
 
 	if (order < PMD_ORDER || !IS_ALIGNED(gfn ^ pfn, PTRS_PER_PMD))
 		return false;
 
+	if (owner->assigned)
+		return owner->level == PG_LEVEL_2M;
+
 	pfn = ALIGN_DOWN(pfn, PTRS_PER_PMD);
 	for (i = 0; i < PTRS_PER_PMD; i++) {
-		if (snp_platform->lookup(pfn + i, &assigned, &level) || assigned)
+		if (snp_platform->lookup(pfn + i, &other) || other.assigned)
 			return false;
 	}
 
@@ -210,18 +271,45 @@ static bool snp_gmem_can_assign_2m(gfn_t gfn, kvm_pfn_t pfn, int order)
 }
 
 /*
+ * Assign @pfn, and what is around it as far as possible, at @gfn.  2 MiB at once are
+ * but an optimisation: if the platform doesn't want them, give it the one page.
+ */
+static int snp_gmem_assign_around(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order,
+				  const struct rmp_owner *owner)
+{
+	int r;
+
+	if (snp_gmem_can_assign_2m(gfn, pfn, order, owner) &&
+	    !snp_gmem_assign(kvm, ALIGN_DOWN(gfn, PTRS_PER_PMD),
+			     ALIGN_DOWN(pfn, PTRS_PER_PMD), PG_LEVEL_2M))
+		return 0;
+
+	if (owner->assigned && owner->level == PG_LEVEL_2M) {
+		r = snp_gmem_split(pfn);
+		if (r)
+			return r;
+	}
+
+	return snp_gmem_assign(kvm, gfn, pfn, PG_LEVEL_4K);
+}
+
+/*
  * Assign @pfn to the guest, at @gfn, if it isn't yet.  The naturally aligned range
  * of @order around @pfn is within one folio, all of which the file shows at the
  * gfns around @gfn and all of which is private: so it may be assigned as a whole.
  *
- * Returns -EINVAL if the VM isn't initialized or the platform refuses, -ENOENT if
- * no RMP entry covers the page.
+ * A page that is assigned at another gfn was shown there by a memslot that is gone
+ * since.  To the guest it is a page that has come anew, and that it has to accept;
+ * if it were left as it is, the guest would fault for ever.
+ *
+ * Returns -EINVAL if the VM isn't initialized, the page is someone else's or the
+ * platform refuses, -ENOENT if no RMP entry covers the page.
  */
 static int snp_gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int order)
 {
 	struct kvm_sev_info *sev = to_kvm_sev_info(kvm);
-	bool assigned;
-	int level, r;
+	struct rmp_owner owner;
+	int r;
 
 	might_sleep();
 
@@ -229,26 +317,21 @@ static int snp_gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int 
 	if (!____sev_snp_guest(kvm) || !sev->asid)
 		return -EINVAL;
 
-	r = snp_platform->lookup(pfn, &assigned, &level);
+	r = snp_platform->lookup(pfn, &owner);
 	if (r) {
 		pr_err_ratelimited("SEV: no RMP entry for GFN 0x%llx PFN 0x%llx, error %d\n",
 				   gfn, pfn, r);
 		return -ENOENT;
 	}
-	if (assigned)
+
+	if (owner.assigned && owner.asid == sev->asid && owner.gpa == gfn_to_gpa(gfn))
 		return 0;
 
-	level = PG_LEVEL_4K;
-	if (snp_gmem_can_assign_2m(gfn, pfn, order)) {
-		level = PG_LEVEL_2M;
-		pfn = ALIGN_DOWN(pfn, PTRS_PER_PMD);
-		gfn = ALIGN_DOWN(gfn, PTRS_PER_PMD);
-	}
-
-	r = snp_platform->make_private(pfn, gfn_to_gpa(gfn), level, sev->asid, false);
+	r = owner.assigned && owner.asid != sev->asid ? -EPERM :
+	    snp_gmem_assign_around(kvm, gfn, pfn, order, &owner);
 	if (r) {
-		pr_err_ratelimited("SEV: cannot assign GFN 0x%llx PFN 0x%llx level %d, error %d\n",
-				   gfn, pfn, level, r);
+		pr_err_ratelimited("SEV: cannot assign GFN 0x%llx PFN 0x%llx, error %d\n",
+				   gfn, pfn, r);
 		return -EINVAL;
 	}
 
@@ -263,22 +346,21 @@ static int snp_gmem_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int 
 static unsigned long snp_gmem_take_back(kvm_pfn_t pfn, kvm_pfn_t end)
 {
 	unsigned long nr_pages = 1;
-	bool assigned;
-	int level;
+	struct rmp_owner owner;
 
-	if (snp_gmem_lookup(pfn, &assigned, &level))
+	if (snp_gmem_lookup(pfn, &owner))
 		return 0;
-	if (!assigned)
+	if (!owner.assigned)
 		return 1;
 
-	if (level == PG_LEVEL_2M) {
+	if (owner.level == PG_LEVEL_2M) {
 		if (IS_ALIGNED(pfn, PTRS_PER_PMD) && end - pfn >= PTRS_PER_PMD)
 			nr_pages = PTRS_PER_PMD;
 		else if (snp_gmem_split(pfn))
 			return 0;
 	}
 
-	if (snp_platform->make_shared(pfn, nr_pages > 1 ? PG_LEVEL_2M : PG_LEVEL_4K))
+	if (snp_gmem_unassign(pfn, nr_pages > 1 ? PG_LEVEL_2M : PG_LEVEL_4K))
 		return 0;
 
 	/*
@@ -348,7 +430,10 @@ const struct kvm_gmem_ops *sev_gmem_ops(struct kvm *kvm)
 	bool is_snp = kvm ? kvm->arch.vm_type == KVM_X86_SNP_VM :
 			    kvm_caps.supported_vm_types & BIT(KVM_X86_SNP_VM);
 
-	return is_snp ? &snp_gmem_ops : NULL;
+	if (is_snp)
+		return &snp_gmem_ops;
+
+	return kvm ? sev_gmem_host_ops(kvm) : NULL;
 }
 
 /*
@@ -358,16 +443,135 @@ const struct kvm_gmem_ops *sev_gmem_ops(struct kvm *kvm)
  */
 int sev_gmem_max_mapping_level(struct kvm *kvm, kvm_pfn_t pfn, bool is_private)
 {
-	bool assigned;
-	int level;
+	struct rmp_owner owner;
 
 	if (kvm->arch.vm_type != KVM_X86_SNP_VM || !is_private)
 		return 0;
 
-	if (snp_platform->lookup(pfn, &assigned, &level) || !assigned)
+	if (snp_platform->lookup(pfn, &owner) || !owner.assigned)
 		return PG_LEVEL_4K;
 
-	return level;
+	return owner.level;
+}
+
+/* Nothing that KVM can do helps the guest: let user space decide. */
+static int snp_rmp_fault_exit(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code, int r)
+{
+	pr_debug_ratelimited("SEV: RMP fault at GPA 0x%llx, error code 0x%llx, error %d\n",
+			     gpa, error_code, r);
+
+	kvm_prepare_memory_fault_exit(vcpu, gpa & PAGE_MASK, PAGE_SIZE,
+				      error_code & PFERR_WRITE_MASK,
+				      error_code & PFERR_FETCH_MASK, true);
+	return r;
+}
+
+/*
+ * Does the guest's use of @gpa want 4 KiB RMP entries?  It does if
+ *
+ *  - RMPADJUST or PVALIDATE is issued with a smaller granularity than that of the
+ *    RMP entry, or
+ *  - the guest's mapping is smaller than the RMP entry.
+ */
+static bool snp_rmp_fault_wants_psmash(const struct rmp_owner *owner, int map_level,
+				       u64 error_code)
+{
+	return owner->level > PG_LEVEL_4K &&
+	       (error_code & PFERR_GUEST_SIZEM_MASK || map_level == PG_LEVEL_4K);
+}
+
+/*
+ * @pfn is the guest's, at the right address, so all that can be wrong with its RMP
+ * entry is the size.  Fit it to what the guest does, or tell the caller by @zap that
+ * the guest's mapping has to be fitted to it.
+ *
+ * If nothing is to be done then another vCPU has done it, in the middle of the 512
+ * faults that so many PVALIDATEs of single pages may cause; or the mapping isn't
+ * there yet.  The exception is that the RMP denies the access to the guest's VMPL,
+ * which only the guest itself can change.
+ */
+static int snp_rmp_fault_fix(struct kvm_vcpu *vcpu, gpa_t gpa, kvm_pfn_t pfn,
+			     u64 error_code, struct rmp_owner *owner, bool *zap)
+{
+	int map_level;
+	int r;
+
+	lockdep_assert_held_read(&vcpu->kvm->mmu_lock);
+
+	r = snp_platform->lookup(pfn, owner);
+	if (r || !owner->assigned)
+		return -EFAULT;
+
+	map_level = kvm_mmu_get_mapping_level(vcpu, gpa);
+
+	if (snp_rmp_fault_wants_psmash(owner, map_level, error_code)) {
+		r = snp_gmem_psmash(pfn);
+		*zap = !r && map_level > PG_LEVEL_4K;
+
+		/* The guest faults again, and gives a busy entry another chance. */
+		return r && r != -EAGAIN ? -EFAULT : 0;
+	}
+
+	*zap = map_level > owner->level;
+	if (!*zap && error_code & PFERR_GUEST_VMPL_MASK)
+		return -EFAULT;
+
+	return 0;
+}
+
+/*
+ * The guest, which has @gpa mapped by now, got an RMP fault there.  Returns 1 if it
+ * may try again, or a negative error code with an exit to user space prepared.
+ *
+ * The guest's mapping and the RMP entry are of different size if the guest
+ * validates a single page of 2 MiB, or if a conversion of guest_memfd has split the
+ * entry and was refused afterwards.  Zap the mapping only then, and only the aligned
+ * 2 MiB: other vCPUs are about to fault on the other 511 pages.
+ */
+int sev_handle_rmp_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
+{
+	gfn_t gfn = gpa_to_gfn(gpa), start = ALIGN_DOWN(gfn, PTRS_PER_PMD);
+	struct rmp_owner owner = {};
+	struct kvm_memory_slot *slot;
+	struct kvm *kvm = vcpu->kvm;
+	unsigned long mmu_seq;
+	bool zap = false;
+	kvm_pfn_t pfn;
+	int order, r;
+
+	mmu_seq = kvm->mmu_invalidate_seq;
+	/* Pairs with the smp_wmb() in kvm_mmu_invalidate_end(). */
+	smp_rmb();
+
+	/*
+	 * No shared page is assigned, so the state has just changed, or the slot has
+	 * gone: that is for the next fault to find out.
+	 */
+	slot = gfn_to_memslot(kvm, gfn);
+	if (!kvm_slot_has_gmem(slot) || !kvm_mem_is_private(kvm, slot, gfn))
+		return 1;
+
+	/* This also corrects an entry that has the page at another address. */
+	r = kvm_gmem_get_pfn(kvm, slot, gfn, &pfn, &order);
+	if (r)
+		return snp_rmp_fault_exit(vcpu, gpa, error_code, r);
+
+	/*
+	 * The page may be freed, and become another guest's, as soon as the gfn
+	 * is invalidated.  In that case let the guest fault again.
+	 */
+	scoped_guard(read_lock, &kvm->mmu_lock) {
+		if (mmu_invalidate_retry_gfn(kvm, mmu_seq, gfn))
+			return 1;
+
+		r = snp_rmp_fault_fix(vcpu, gpa, pfn, error_code, &owner, &zap);
+	}
+
+	if (zap)
+		kvm_zap_gfn_range(kvm, start, start + PTRS_PER_PMD);
+
+	trace_kvm_rmp_fault(vcpu, gpa, pfn, error_code, owner.level, r);
+	return r ? snp_rmp_fault_exit(vcpu, gpa, error_code, r) : 1;
 }
 
 /*
@@ -434,13 +638,13 @@ int snp_gmem_post_populate(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
 	struct kvm_sev_info *sev = to_kvm_sev_info(kvm);
 	struct sev_data_snp_launch_update update = {};
 	struct snp_gmem_launch *launch = opaque;
-	bool assigned;
-	int level, r;
+	struct rmp_owner owner;
+	int r;
 
 	might_sleep();
 
-	r = snp_platform->lookup(pfn, &assigned, &level);
-	if (r || assigned) {
+	r = snp_platform->lookup(pfn, &owner);
+	if (r || owner.assigned) {
 		pr_debug("%s: GFN 0x%llx isn't unassigned, error %d\n", __func__, gfn, r);
 		return r ? -EINVAL : -EEXIST;
 	}

@@ -5,16 +5,8 @@
  * The code under test is what runs in production: the hooks that guest_memfd
  * calls, the loading of the initial image, the handling of RMP faults and the
  * registration of encrypted regions.  Only the platform below struct
- * snp_platform_ops is replaced.
- *
- * The model does what the architecture says, including what it refuses, and takes
- * note of what real hardware would punish ("violations"):
- *
- *   a host write to an assigned page, or through a direct map that is larger than
- *   an RMP entry nearby; a guest mapping above the size of the RMP entry; a page
- *   freed while assigned, or freed or written by the host before the guest's
- *   cache lines are flushed; an RMPUPDATE whose refusal the kernel would retry
- *   for ever, or that needs memory when it must not fail.
+ * snp_platform_ops is replaced.  Here the hooks are called one by one, as the core of
+ * guest_memfd would; gmem_snp_vm_test.c has the core call them.
  */
 #include <kunit/test.h>
 #include <linux/interval_tree.h>
@@ -30,10 +22,11 @@
 
 #include <asm/sev.h>
 
+#include "gmem_snp_model.h"
 #include "snp_platform.h"
 #include "svm.h"
 
-#define REGION		PTRS_PER_PMD
+#define REGION		RMP_REGION
 #define NR_REGIONS	2
 #define NR_PAGES	(NR_REGIONS * REGION)
 
@@ -41,80 +34,21 @@
 #define SMALL_PAGES	REGION
 
 #define BASE_GFN	0x100000ULL
-#define ASID		5
+#define ASID		RMP_ASID
+
 /*
  * KASAN and lockdep look at each step; under emulation a case would take minutes,
  * and be reported as hung.
  */
-#define RANDOM_OPS	(IS_ENABLED(CONFIG_KASAN) ? 20000 : 100000)
 #define FAIL_STEP	(IS_ENABLED(CONFIG_KASAN) ? 7 : 1)
-
-/* A CPUID page that starts so is rejected, and corrected. */
-#define CPUID_BAD	0xbd
-#define CPUID_GOOD	0xc0
-
-/* What the hardware answers, beyond what the kernel has names for. */
-#define RMP_BAD_INPUT	1
-#define RMP_NO_PERM	2
-#define PSMASH_NOT_2M	7
 
 static unsigned long gmem_snp_kunit_seed = 0x736e7021;
 module_param(gmem_snp_kunit_seed, ulong, 0444);
 MODULE_PARM_DESC(gmem_snp_kunit_seed, "Seed of the gmem_snp KUnit tests");
 
-struct rmp_entry {
-	u64 gpa;
-	u32 asid;
-	bool assigned;
-	bool huge;
-	bool immutable;
-	bool validated;
-};
-
-enum rmp_call {
-	RMP_LOOKUP,
-	RMP_PRIVATE,
-	RMP_SHARED,
-	RMP_PSMASH,
-	RMP_SPLIT_MAP,
-	RMP_ISSUE_CMD,
-	RMP_DO_CMD,
-	RMP_NR_CALLS,
-};
-
-struct rmp_model {
-	struct kunit *test;
-	struct page *pages[NR_REGIONS];
-	struct rmp_entry entry[NR_PAGES];
-
-	/* The direct map of the region has 4 KiB mappings. */
-	bool map_split[NR_REGIONS];
-
-	/* Of the bytes of an assigned page, which only the guest may change. */
-	u32 sum[NR_PAGES];
-
-	/* The guest's cache lines have not been flushed since it lost the page. */
-	bool stale[NR_PAGES];
-
-	bool no_snp;
-	u32 measured;
-
-	/* Let the @nth call from now fail, if @sticky all further ones of its kind. */
-	unsigned int nth;
-	bool sticky;
-	bool fired;
-	enum rmp_call fired_call;
-	int code[RMP_NR_CALLS];
-
-	/* The test itself is calling, nothing fails nor counts. */
-	bool quiet;
-
-	unsigned long calls[RMP_NR_CALLS];
-	unsigned long nr_flushed;
-	unsigned long transitions;
-	unsigned long refused;
-	unsigned long violations;
-};
+static unsigned long gmem_snp_kunit_ops = 20000;
+module_param(gmem_snp_kunit_ops, ulong, 0644);
+MODULE_PARM_DESC(gmem_snp_kunit_ops, "Random conversions of the gmem_snp KUnit tests");
 
 enum { NONE, SMALL, HUGE };
 
@@ -132,6 +66,7 @@ struct snp_test {
 	bool private[NR_PAGES];
 	u8 rmp[NR_PAGES];
 	bool whole[NR_REGIONS];
+	bool valid[NR_PAGES];
 
 	struct rnd_state rnd;
 	unsigned long conversions;
@@ -139,448 +74,12 @@ struct snp_test {
 	unsigned long lost;
 };
 
-/* The platform's functions have no room for it; one test at a time. */
-static struct rmp_model *model;
-
 static unsigned long snp_total_transitions;
 static unsigned long snp_total_refused;
 
-/* The model */
-
-static void rmp_violation(struct rmp_model *m, int i, const char *what)
-{
-	if (!m->violations++)
-		kunit_info(m->test, "page %d: %s", i, what);
-}
-
-static int rmp_index(struct rmp_model *m, u64 pfn)
-{
-	int r;
-
-	for (r = 0; r < NR_REGIONS; r++) {
-		if (pfn - page_to_pfn(m->pages[r]) < REGION)
-			return r * REGION + pfn - page_to_pfn(m->pages[r]);
-	}
-
-	return -1;
-}
-
-static u64 rmp_pfn(struct rmp_model *m, int i)
-{
-	return page_to_pfn(m->pages[i / REGION]) + i % REGION;
-}
-
-static struct rmp_entry *rmp_first(struct rmp_model *m, int i)
-{
-	return &m->entry[ALIGN_DOWN(i, REGION)];
-}
-
-/* The start of a page stands for all of it. */
-static u8 *rmp_bytes(struct rmp_model *m, int i)
-{
-	return pfn_to_kaddr(rmp_pfn(m, i));
-}
-
-static u32 rmp_sum(struct rmp_model *m, int i)
-{
-	return jhash(rmp_bytes(m, i), 64, 0);
-}
-
-static void rmp_check_sum(struct rmp_model *m, int i)
-{
-	if (m->entry[i].assigned && m->sum[i] != rmp_sum(m, i))
-		rmp_violation(m, i, "host wrote to an assigned page");
-}
-
-/* Someone who may changes the bytes: the guest, or the firmware. */
-static void rmp_scramble(struct rmp_model *m, int i)
-{
-	u8 *p = rmp_bytes(m, i);
-	int k;
-
-	rmp_check_sum(m, i);
-	for (k = 0; k < 64; k++)
-		p[k] = p[k] * 5 + 0x5a + k;
-	m->sum[i] = rmp_sum(m, i);
-}
-
-static void rmp_arm(struct rmp_model *m, unsigned int nth, bool sticky)
-{
-	m->nth = nth;
-	m->sticky = sticky;
-	m->fired = false;
-}
-
-/* Let all calls of one kind fail, from now on. */
-static void rmp_arm_call(struct rmp_model *m, enum rmp_call call, int code)
-{
-	m->code[call] = code;
-	m->fired_call = call;
-	m->fired = true;
-	m->sticky = true;
-	m->nth = 0;
-}
-
-static void rmp_disarm(struct rmp_model *m)
-{
-	m->code[RMP_LOOKUP] = -EIO;
-	m->code[RMP_PRIVATE] = -EFAULT;
-	m->code[RMP_SHARED] = -EFAULT;
-	m->code[RMP_PSMASH] = RMP_NO_PERM;
-	m->code[RMP_SPLIT_MAP] = -ENOMEM;
-	m->code[RMP_ISSUE_CMD] = -EIO;
-	m->code[RMP_DO_CMD] = -EIO;
-	rmp_arm(m, 0, false);
-}
-
-static int rmp_inject(struct rmp_model *m, enum rmp_call call)
-{
-	if (m->quiet)
-		return 0;
-
-	m->calls[call]++;
-
-	if (m->fired && m->sticky && m->fired_call == call)
-		return m->code[call];
-
-	if (!m->nth || --m->nth)
-		return 0;
-
-	m->fired = true;
-	m->fired_call = call;
-	return m->code[call];
-}
-
-/* The checks of RMPUPDATE, in their order. */
-static int rmp_update_refused(struct rmp_model *m, u64 pfn, const struct rmp_entry *new)
-{
-	int i = rmp_index(m, pfn);
-	struct rmp_entry *first;
-	int k;
-
-	if (i < 0 || (new->huge && !IS_ALIGNED(pfn, REGION)))
-		return RMP_BAD_INPUT;
-
-	if (!new->assigned && (new->immutable || new->asid))
-		return RMP_BAD_INPUT;
-
-	first = rmp_first(m, i);
-	if (m->entry[i].immutable || (first->huge && first->immutable))
-		return RMP_NO_PERM;
-
-	/* On the first page or inside: either has to wait for PSMASH. */
-	if (!new->huge && first->huge)
-		return RMPUPDATE_FAIL_OVERLAP;
-
-	for (k = 0; new->huge && !first->huge && k < REGION; k++) {
-		if (first[k].assigned)
-			return RMPUPDATE_FAIL_OVERLAP;
-	}
-
-	return 0;
-}
-
-static void rmp_write_entry(struct rmp_model *m, int i, const struct rmp_entry *new)
-{
-	bool was_assigned = m->entry[i].assigned;
-
-	rmp_check_sum(m, i);
-	m->entry[i] = *new;
-	if (!new->assigned)
-		m->entry[i] = (struct rmp_entry) {};
-	else if (!was_assigned)
-		m->sum[i] = rmp_sum(m, i);
-
-	if (was_assigned && !new->assigned)
-		m->stale[i] = true;
-}
-
-static int rmp_update(struct rmp_model *m, u64 pfn, const struct rmp_entry *new)
-{
-	struct rmp_entry rest = { .assigned = new->assigned };
-	int i = rmp_index(m, pfn);
-	int r, k;
-
-	m->transitions++;
-	r = rmp_update_refused(m, pfn, new);
-	if (r) {
-		m->refused++;
-		return r;
-	}
-
-	rmp_write_entry(m, i, new);
-	for (k = 1; new->huge && k < REGION; k++)
-		rmp_write_entry(m, i + k, &rest);
-
-	return 0;
-}
-
-static int rmp_psmash(struct rmp_model *m, u64 pfn)
-{
-	int i = rmp_index(m, pfn);
-	struct rmp_entry old;
-	int k;
-
-	m->transitions++;
-	if (i < 0 || !IS_ALIGNED(pfn, REGION)) {
-		m->refused++;
-		return RMP_BAD_INPUT;
-	}
-
-	old = m->entry[i];
-	if (!old.assigned || !old.huge) {
-		m->refused++;
-		return PSMASH_NOT_2M;
-	}
-
-	for (k = 0; k < REGION; k++) {
-		m->entry[i + k] = old;
-		m->entry[i + k].huge = false;
-		m->entry[i + k].gpa = old.gpa + k * PAGE_SIZE;
-	}
-
-	return 0;
-}
-
-/* The platform as KVM sees it, with the model below. */
-
-static bool model_has_snp(void)
-{
-	return !model->no_snp;
-}
-
-static int model_lookup(u64 pfn, bool *assigned, int *level)
-{
-	struct rmp_model *m = model;
-	int i = rmp_index(m, pfn);
-	int r = rmp_inject(m, RMP_LOOKUP);
-
-	if (r)
-		return r;
-	if (i < 0)
-		return -EFAULT;
-
-	*assigned = m->entry[i].assigned;
-	*level = rmp_first(m, i)->huge ? PG_LEVEL_2M : PG_LEVEL_4K;
-	return 0;
-}
-
-/* As the kernel's rmpupdate(): it has one error code, and no patience at all. */
-static int model_update(u64 pfn, const struct rmp_entry *new)
-{
-	int r = rmp_update(model, pfn, new);
-
-	if (r == RMPUPDATE_FAIL_OVERLAP)
-		rmp_violation(model, rmp_index(model, pfn), "RMPUPDATE would be retried for ever");
-
-	return r ? -EFAULT : 0;
-}
-
-static int model_make_private(u64 pfn, u64 gpa, enum pg_level level, u32 asid,
-			      bool immutable)
-{
-	struct rmp_entry new = {
-		.assigned = true,
-		.huge = level == PG_LEVEL_2M,
-		.immutable = immutable,
-		.asid = asid,
-		.gpa = gpa,
-	};
-	int i = rmp_index(model, pfn);
-	int r = rmp_inject(model, RMP_PRIVATE);
-
-	if (r)
-		return r;
-
-	if (!asid)
-		rmp_violation(model, i, "given to the firmware");
-	if (new.huge && !IS_ALIGNED(gpa, PMD_SIZE))
-		rmp_violation(model, i, "2 MiB at an odd guest address");
-	if (i >= 0 && !new.huge)
-		model->map_split[i / REGION] = true;
-
-	return model_update(pfn, &new);
-}
-
-static int model_make_shared(u64 pfn, enum pg_level level)
-{
-	struct rmp_entry new = { .huge = level == PG_LEVEL_2M };
-	int i = rmp_index(model, pfn);
-	int r = rmp_inject(model, RMP_SHARED);
-
-	if (r)
-		return r;
-
-	if (i >= 0 && !new.huge && !model->map_split[i / REGION])
-		rmp_violation(model, i, "RMPUPDATE needs memory beyond the point of no return");
-
-	return model_update(pfn, &new);
-}
-
-static int model_psmash(u64 pfn)
-{
-	return rmp_inject(model, RMP_PSMASH) ?: rmp_psmash(model, pfn);
-}
-
-static int model_split_direct_map(u64 pfn)
-{
-	int i = rmp_index(model, pfn);
-	int r = rmp_inject(model, RMP_SPLIT_MAP);
-
-	if (!r && i >= 0)
-		model->map_split[i / REGION] = true;
-	return r;
-}
-
-static void model_clflush(u64 pfn, unsigned long nr_pages)
-{
-	for (; nr_pages--; pfn++) {
-		int i = rmp_index(model, pfn);
-
-		if (i < 0 || model->entry[i].assigned) {
-			rmp_violation(model, i, "flushed while the guest can still write");
-			continue;
-		}
-		model->stale[i] = false;
-		model->nr_flushed++;
-	}
-}
-
-static int rmp_launch_update(struct rmp_model *m, struct sev_data_snp_launch_update *data,
-			     int *error)
-{
-	int i = rmp_index(m, PHYS_PFN(__sme_clr(data->address)));
-	struct rmp_entry *e;
-
-	m->transitions++;
-	if (i >= 0) {
-		e = &m->entry[i];
-		if (e->assigned && e->immutable && !rmp_first(m, i)->huge &&
-		    e->asid == ASID && !data->page_size) {
-			rmp_check_sum(m, i);
-			if (data->page_type == KVM_SEV_SNP_PAGE_TYPE_CPUID &&
-			    rmp_bytes(m, i)[0] == CPUID_BAD) {
-				rmp_bytes(m, i)[0] = CPUID_GOOD;
-				m->sum[i] = rmp_sum(m, i);
-				*error = SEV_RET_INVALID_PARAM;
-				return -EIO;
-			}
-			m->measured = rmp_sum(m, i);
-			rmp_scramble(m, i);
-			e->immutable = false;
-			e->validated = true;
-			*error = 0;
-			return 0;
-		}
-	}
-
-	m->refused++;
-	*error = SEV_RET_INVALID_PAGE_STATE;
-	return -EIO;
-}
-
-static int model_issue_cmd(int fd, int id, void *data, int *error)
-{
-	int r = rmp_inject(model, RMP_ISSUE_CMD);
-
-	if (r || id != SEV_CMD_SNP_LAUNCH_UPDATE) {
-		*error = SEV_RET_INVALID_GUEST;
-		return r ?: -EIO;
-	}
-
-	return rmp_launch_update(model, data, error);
-}
-
-static int model_do_cmd(int id, void *data, int *error)
-{
-	struct sev_data_snp_page_reclaim *reclaim = data;
-	int r = rmp_inject(model, RMP_DO_CMD);
-	int i;
-
-	if (r || id != SEV_CMD_SNP_PAGE_RECLAIM) {
-		*error = SEV_RET_INVALID_PAGE_STATE;
-		return r ?: -EIO;
-	}
-
-	model->transitions++;
-	i = rmp_index(model, PHYS_PFN(__sme_clr(reclaim->paddr)));
-	if (i < 0 || !model->entry[i].assigned) {
-		model->refused++;
-		*error = SEV_RET_INVALID_PAGE_STATE;
-		return -EIO;
-	}
-
-	model->entry[i].immutable = false;
-	return 0;
-}
-
-static const struct snp_platform_ops model_platform = {
-	.has_snp		= model_has_snp,
-	.lookup			= model_lookup,
-	.make_private		= model_make_private,
-	.make_shared		= model_make_shared,
-	.psmash			= model_psmash,
-	.split_direct_map	= model_split_direct_map,
-	.clflush		= model_clflush,
-	.issue_cmd		= model_issue_cmd,
-	.do_cmd			= model_do_cmd,
-};
-
-/* Actions of the host and the guest, with the hardware's view of them. */
-
-static void host_write(struct rmp_model *m, int i, u8 value)
-{
-	struct rmp_entry *first = rmp_first(m, i);
-	int k;
-
-	if (m->entry[i].assigned)
-		rmp_violation(m, i, "host write to an assigned page");
-	for (k = 0; !m->map_split[i / REGION] && !first->huge && k < REGION; k++) {
-		if (first[k].assigned)
-			rmp_violation(m, i, "host write through a direct map that is too large");
-	}
-	if (m->stale[i])
-		rmp_violation(m, i, "host write before the guest's lines are flushed");
-
-	if (!m->entry[i].assigned)
-		memset(rmp_bytes(m, i), value, 64);
-}
-
-static void host_free(struct rmp_model *m, int i, int nr)
-{
-	for (; nr--; i++) {
-		if (m->entry[i].assigned)
-			rmp_violation(m, i, "freed while assigned");
-		if (m->stale[i])
-			rmp_violation(m, i, "freed before the guest's lines are flushed");
-	}
-}
-
-/* True if the guest can use the page; a loop of faults if not. */
 static bool guest_access(struct rmp_model *m, int i, int level)
 {
-	struct rmp_entry *first = rmp_first(m, i);
-	struct rmp_entry *e = first->huge ? first : &m->entry[i];
-	u64 gpa = (BASE_GFN + i) << PAGE_SHIFT;
-
-	if (level > (first->huge ? PG_LEVEL_2M : PG_LEVEL_4K)) {
-		rmp_violation(m, i, "guest mapping is larger than the RMP entry");
-		return false;
-	}
-
-	if (!m->entry[i].assigned || e->asid != ASID || e->immutable ||
-	    e->gpa != (first->huge ? ALIGN_DOWN(gpa, PMD_SIZE) : gpa)) {
-		rmp_violation(m, i, "the page isn't the guest's");
-		return false;
-	}
-
-	/* A smaller mapping: an RMP fault, and PSMASH by its handler. */
-	if (first->huge && level == PG_LEVEL_4K)
-		return false;
-
-	e->validated = true;
-	rmp_scramble(m, i);
-	return true;
+	return rmp_guest_access(m, i, BASE_GFN + i, level);
 }
 
 /* guest_memfd's part: what the core does around the hooks. */
@@ -625,6 +124,11 @@ static bool page_differs(struct snp_test *t, int i)
 {
 	struct rmp_entry *e = &t->m->entry[i];
 	u8 rmp = t->rmp[i];
+
+	if (rmp == NONE)
+		t->valid[i] = false;
+	if (t->valid[i] && !(rmp_first(t->m, i)->huge ? rmp_first(t->m, i) : e)->validated)
+		return true;
 
 	/* Of a large entry only the first page says more than "assigned". */
 	bool large = rmp == HUGE && IS_ALIGNED(i, REGION);
@@ -682,11 +186,11 @@ static void core_guest_access(struct snp_test *t, int i)
 
 	level = min(level, t->whole[i / REGION] ? PG_LEVEL_2M : PG_LEVEL_4K);
 	if (!guest_access(m, i, level)) {
-		KUNIT_ASSERT_EQ(t->test, snp_platform->split_direct_map(rmp_pfn(m, i)), 0);
 		KUNIT_ASSERT_EQ(t->test, snp_gmem_psmash(rmp_pfn(m, i)), 0);
 		shadow_smash(t, i);
 		KUNIT_ASSERT_TRUE(t->test, guest_access(m, i, PG_LEVEL_4K));
 	}
+	t->valid[i] = true;
 
 	m->quiet = false;
 }
@@ -730,6 +234,13 @@ static void core_lose(struct snp_test *t, int i, int nr)
 	memset(&m->stale[i], 0, nr * sizeof(m->stale[0]));
 }
 
+/* Let the next failure leak it again. */
+static void forget_leak(struct folio *folio)
+{
+	folio->private = NULL;
+	folio_put(folio);
+}
+
 /* The folio leaves the file; tell it from the extra reference if it was refused. */
 static bool core_free_folio(struct snp_test *t, int i)
 {
@@ -741,7 +252,7 @@ static bool core_free_folio(struct snp_test *t, int i)
 		return true;
 
 	KUNIT_ASSERT_EQ(t->test, folio_ref_count(folio), refs + 1);
-	folio_put(folio);
+	forget_leak(folio);
 	return false;
 }
 
@@ -763,7 +274,7 @@ static void core_take_back(struct snp_test *t, int i, bool free)
 	}
 
 	memset(&t->rmp[i], NONE, nr);
-	host_free(t->m, i, nr);
+	rmp_host_free(t->m, i, nr);
 }
 
 static void core_split_edge(struct snp_test *t, int i, int start, int end)
@@ -833,7 +344,7 @@ static void core_convert(struct snp_test *t, int start, int end, bool to_private
 		memset(&t->private[i], to_private, nr);
 
 		for (k = i; !to_private && k < i + nr; k++)
-			host_write(t->m, k, 0);
+			rmp_host_write(t->m, k, 0);
 	}
 
 	core_merge(t, start, end);
@@ -859,12 +370,13 @@ static void core_punch(struct snp_test *t, int start, int end)
 static void core_reset(struct snp_test *t)
 {
 	rmp_disarm(t->m);
-	memset(t->m->entry, 0, sizeof(t->m->entry));
-	memset(t->m->stale, 0, sizeof(t->m->stale));
-	memset(t->m->map_split, 0, sizeof(t->m->map_split));
+	memset(t->m->entry, 0, NR_PAGES * sizeof(*t->m->entry));
+	memset(t->m->stale, 0, NR_PAGES * sizeof(*t->m->stale));
+	memset(t->m->map_split, 0, NR_REGIONS * sizeof(*t->m->map_split));
 	memset(t->rmp, NONE, sizeof(t->rmp));
 	memset(t->private, true, sizeof(t->private));
 	memset(t->whole, true, sizeof(t->whole));
+	memset(t->valid, 0, sizeof(t->valid));
 }
 
 /* Set-up */
@@ -933,21 +445,20 @@ static int gmem_snp_init(struct kunit *test)
 
 	t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, t);
-	t->m = kunit_kzalloc(test, sizeof(*t->m), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, t->m);
+	t->m = rmp_model_new(test, NR_REGIONS, false);
 
 	t->test = test;
-	t->m->test = test;
 	new_regions(test, t->m);
 	t->svm = new_vm(test, KVM_X86_SNP_VM);
 	t->kvm = &t->svm->kvm;
 	t->ops = sev_gmem_ops(t->kvm);
 	prandom_seed_state(&t->rnd, gmem_snp_kunit_seed);
 	core_reset(t);
+	t->m->gctx = __psp_pa(t->svm->sev_info.snp_context);
 
 	test->priv = t;
-	model = t->m;
-	snp_platform = &model_platform;
+	rmp_model = t->m;
+	snp_platform = &rmp_model_platform;
 	return 0;
 }
 
@@ -970,12 +481,12 @@ static void gmem_snp_suite_exit(struct kunit_suite *suite)
 static void gmem_snp_exit(struct kunit *test)
 {
 	snp_platform = snp_real_platform;
-	if (!model)
+	if (!rmp_model)
 		return;
 
-	snp_total_transitions += model->transitions;
-	snp_total_refused += model->refused;
-	model = NULL;
+	snp_total_transitions += rmp_model->transitions;
+	snp_total_refused += rmp_model->refused;
+	rmp_model = NULL;
 }
 
 static unsigned long nr_updates(struct rmp_model *m)
@@ -991,7 +502,7 @@ static void gmem_snp_model(struct kunit *test)
 	const struct rmp_entry fixed = { .assigned = true, .asid = ASID, .immutable = true };
 	const struct rmp_entry wrong = { .asid = ASID };
 	const struct rmp_entry none = {};
-	struct rmp_model *m = model;
+	struct rmp_model *m = rmp_model;
 	u64 pfn = rmp_pfn(m, 0);
 
 	KUNIT_EXPECT_EQ(test, rmp_update(m, 0, &small), RMP_BAD_INPUT);
@@ -1038,16 +549,16 @@ static void gmem_snp_model_catches(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, core_touch(t, 0), 0);
 	check(t);
 
-	host_write(m, 0, 0);
+	rmp_host_write(m, 0, 0);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
 	m->map_split[0] = false;
-	host_write(m, 1, 0);
+	rmp_host_write(m, 1, 0);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
-	KUNIT_EXPECT_EQ(test, model_make_shared(rmp_pfn(m, 0), PG_LEVEL_4K), 0);
+	KUNIT_EXPECT_EQ(test, rmp_model_make_shared(rmp_pfn(m, 0), PG_LEVEL_4K), 0);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
-	host_write(m, 0, 0);
+	rmp_host_write(m, 0, 0);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
-	host_free(m, 0, 1);
+	rmp_host_free(m, 0, 1);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
 
 	/* Model and shadow disagree by now. */
@@ -1056,12 +567,12 @@ static void gmem_snp_model_catches(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, shadow_differs(t), -1);
 
 	KUNIT_ASSERT_EQ(test, core_touch(t, 5), 0);
-	host_free(m, 5, 1);
+	rmp_host_free(m, 5, 1);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
-	KUNIT_EXPECT_EQ(test, model_make_shared(rmp_pfn(m, 5), PG_LEVEL_4K), -EFAULT);
+	KUNIT_EXPECT_EQ(test, rmp_model_make_shared(rmp_pfn(m, 5), PG_LEVEL_4K), -EFAULT);
 	n += 2;
 	KUNIT_EXPECT_EQ(test, m->violations, n);
-	model_clflush(rmp_pfn(m, 5), 1);
+	rmp_model_clflush(rmp_pfn(m, 5), 1);
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
 	memset(rmp_bytes(m, 5), 0, 64);
 	rmp_check_sum(m, 5);
@@ -1096,6 +607,7 @@ static void gmem_snp_policy(struct kunit *test)
 	}
 	KUNIT_EXPECT_EQ(test, t->ops->attributes, KVM_MEMORY_ATTRIBUTE_PRIVATE);
 	KUNIT_EXPECT_TRUE(test, t->ops->zap_on_convert);
+	KUNIT_EXPECT_TRUE(test, !!t->ops->invalidate);
 
 	expect_content(t, "SEV-SNP, before launch", true,
 		       "SEV-SNP, before launch    private  undefined       PRESERVE, DISCARD");
@@ -1109,8 +621,9 @@ static void gmem_snp_policy(struct kunit *test)
 		       "SEV-SNP, after launch     shared   ZERO            ZERO, DISCARD");
 
 	/* Other types of VM are none of this table's business. */
-	KUNIT_EXPECT_NULL(test, sev_gmem_ops(&new_vm(test, KVM_X86_SEV_VM)->kvm));
-	KUNIT_EXPECT_NULL(test, sev_gmem_ops(&new_vm(test, KVM_X86_DEFAULT_VM)->kvm));
+	KUNIT_EXPECT_EQ(test, sev_gmem_ops(&new_vm(test, KVM_X86_SEV_VM)->kvm)->attributes, 0);
+	KUNIT_EXPECT_EQ(test, sev_gmem_ops(&new_vm(test, KVM_X86_DEFAULT_VM)->kvm)->attributes,
+			0);
 	KUNIT_EXPECT_EQ(test, sev_gmem_max_mapping_level(&new_vm(test, KVM_X86_SEV_VM)->kvm,
 							 rmp_pfn(t->m, 0), true), 0);
 }
@@ -1150,6 +663,11 @@ static void gmem_snp_make_private(struct kunit *test)
 	core_take_back(t, 7, true);
 	KUNIT_EXPECT_EQ(test, m->nr_flushed, 1);
 	check(t);
+
+	/* The slot went and came again at another gfn: not the old entry. */
+	KUNIT_EXPECT_EQ(test, core_touch(t, 7), 0);
+	if (!t->ops->make_private(t->kvm, BASE_GFN + 900, pfn, 0))
+		KUNIT_EXPECT_EQ(test, m->entry[7].gpa, (BASE_GFN + 900) << PAGE_SHIFT);
 }
 
 static void gmem_snp_make_private_2m(struct kunit *test)
@@ -1318,11 +836,12 @@ static void gmem_snp_make_shared(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, m->nr_flushed, 2);
 	check(t);
 
-	/* One after an RMP fault has split the entry. */
+	/* One after an RMP fault has split the entry, but not the direct map. */
+	m->map_split[0] = false;
 	KUNIT_ASSERT_EQ(test, core_touch(t, 3), 0);
-	KUNIT_ASSERT_EQ(test, snp_platform->split_direct_map(pfn), 0);
 	KUNIT_ASSERT_EQ(test, snp_gmem_psmash(pfn + 5), 0);
 	shadow_smash(t, 0);
+	KUNIT_ASSERT_EQ(test, t->ops->prepare_convert(pfn, PMD_ORDER), 0);
 	core_take_back(t, 0, false);
 	KUNIT_EXPECT_EQ(test, m->nr_flushed, 2 + REGION);
 	check(t);
@@ -1332,6 +851,14 @@ static void gmem_snp_make_shared(struct kunit *test)
 	t->whole[0] = false;
 	shadow_smash(t, 0);
 	core_take_back(t, 511, false);
+	check(t);
+
+	/* The same at its first page, where entry and page begin alike. */
+	core_reset(t);
+	KUNIT_ASSERT_EQ(test, core_touch(t, 3), 0);
+	t->whole[0] = false;
+	shadow_smash(t, 0);
+	core_take_back(t, 0, false);
 	check(t);
 	KUNIT_EXPECT_EQ(test, t->lost, 0);
 }
@@ -1359,7 +886,7 @@ static void gmem_snp_make_shared_refused(struct kunit *test)
 
 	/* A second attempt, as when the lost folio leaves the file. */
 	KUNIT_EXPECT_TRUE(test, t->ops->make_shared(pfn, PMD_ORDER));
-	host_free(m, 0, REGION);
+	rmp_host_free(m, 0, REGION);
 	memset(t->rmp, NONE, REGION);
 	check(t);
 }
@@ -1376,14 +903,14 @@ static void free_folio_refused(struct snp_test *t, int i)
 	KUNIT_EXPECT_EQ(t->test, folio_ref_count(folio), refs + 1);
 	rmp_arm_call(m, RMP_LOOKUP, -EIO);
 	t->ops->aops->free_folio(folio);
-	KUNIT_EXPECT_EQ(t->test, folio_ref_count(folio), refs + 2);
-	folio_ref_sub(folio, 2);
+	KUNIT_EXPECT_EQ(t->test, folio_ref_count(folio), refs + 1);
+	forget_leak(folio);
 	check(t);
 
 	rmp_disarm(m);
 	t->ops->aops->free_folio(folio);
 	KUNIT_EXPECT_EQ(t->test, folio_ref_count(folio), refs);
-	host_free(m, i, folio_nr_pages(folio));
+	rmp_host_free(m, i, folio_nr_pages(folio));
 	memset(&t->rmp[i], NONE, folio_nr_pages(folio));
 	check(t);
 }
@@ -1522,16 +1049,19 @@ static void gmem_snp_launch(struct kunit *test)
 	t->whole[1] = false;
 	for (k = 0; k < ARRAY_SIZE(types); k++) {
 		launch.type = types[k];
+		launch.sev_fd = 40 + k;
 		i = SMALL_PAGES + 2 * k;
 
 		/* In place: the bytes that are there. */
-		host_write(m, i, 0x40 + k);
+		rmp_host_write(m, i, 0x40 + k);
 		in_place = rmp_sum(m, i);
 		KUNIT_EXPECT_EQ(test, launch_page(t, i, NULL, &launch), 0);
 		KUNIT_EXPECT_EQ(test, m->measured, in_place);
+		KUNIT_EXPECT_EQ(test, m->page_type, types[k]);
+		KUNIT_EXPECT_EQ(test, m->fd, 40 + k);
 
 		/* From a source page, which is left alone. */
-		host_write(m, i + 1, 0x40 + k);
+		rmp_host_write(m, i + 1, 0x40 + k);
 		copied = jhash(page_address(src), 64, 0);
 		KUNIT_EXPECT_EQ(test, launch_page(t, i + 1, src, &launch), 0);
 		KUNIT_EXPECT_EQ(test, m->measured, copied);
@@ -1572,7 +1102,7 @@ static void gmem_snp_launch_rejected(struct kunit *test)
 	check(t);
 
 	/* In place the page itself does, and is handed over by the core. */
-	host_write(m, i, CPUID_BAD);
+	rmp_host_write(m, i, CPUID_BAD);
 	launch.fw_error = 0;
 	KUNIT_EXPECT_EQ(test, launch_page(t, i, NULL, &launch), -EBADMSG);
 	KUNIT_EXPECT_EQ(test, launch.fw_error, SEV_RET_INVALID_PARAM);
@@ -1583,7 +1113,7 @@ static void gmem_snp_launch_rejected(struct kunit *test)
 
 	/* Any other failure, and any other page: neither. */
 	launch.rejected = false;
-	host_write(m, i, CPUID_BAD);
+	rmp_host_write(m, i, CPUID_BAD);
 	rmp_arm_call(m, RMP_ISSUE_CMD, -EIO);
 	KUNIT_EXPECT_EQ(test, launch_page(t, i, NULL, &launch), -EIO);
 	KUNIT_EXPECT_EQ(test, rmp_bytes(m, i)[0], CPUID_BAD);
@@ -1610,7 +1140,7 @@ static void gmem_snp_launch_no_reclaim(struct kunit *test)
 		kunit_skip(test, "no SVM");
 
 	t->whole[1] = false;
-	host_write(m, i, CPUID_BAD);
+	rmp_host_write(m, i, CPUID_BAD);
 	rmp_arm_call(m, RMP_DO_CMD, -EIO);
 	kunit_warning_suppress(test)
 		KUNIT_EXPECT_EQ(test, launch_page(t, i, NULL, &launch), -EIO);
@@ -1647,7 +1177,7 @@ static void gmem_snp_launch_fail_each_call(struct kunit *test)
 		for (nth = 1; ; nth++) {
 			core_reset(t);
 			t->whole[1] = false;
-			host_write(m, i, k < 4 ? CPUID_BAD : 1);
+			rmp_host_write(m, i, k < 4 ? CPUID_BAD : 1);
 			*(u8 *)page_address(src) = k < 4 ? CPUID_BAD : 1;
 			rmp_arm(m, nth, k & 1);
 			r = launch_page(t, i, k & 1 ? src : NULL, &launch);
@@ -1720,14 +1250,13 @@ static void random_access(struct snp_test *t)
 		rmp_disarm(t->m);
 		KUNIT_ASSERT_EQ(t->test, sev_gmem_max_mapping_level(t->kvm, rmp_pfn(t->m, i),
 								    false), 0);
-		host_write(t->m, i, below(t, 256));
+		rmp_host_write(t->m, i, below(t, 256));
 	} else if (t->whole[i / REGION] && !below(t, 16)) {
 		/* Memory failure splits the folio, and tells no one. */
 		t->whole[i / REGION] = false;
 	} else if (t->rmp[i] == HUGE && !below(t, 8)) {
 		/* The guest validates a single page. */
-		if (!snp_platform->split_direct_map(rmp_pfn(t->m, i)))
-			snp_gmem_psmash(rmp_pfn(t->m, i));
+		snp_gmem_psmash(rmp_pfn(t->m, i));
 	} else {
 		core_touch(t, i);
 	}
@@ -1741,7 +1270,7 @@ static void gmem_snp_random(struct kunit *test)
 	unsigned long nr_huge = 0;
 	int start, end, k;
 
-	while (t->conversions < RANDOM_OPS) {
+	while (t->conversions < gmem_snp_kunit_ops) {
 		for (k = below(t, 4); k; k--)
 			random_access(t);
 		nr_huge += m->entry[0].huge + m->entry[REGION].huge;

@@ -8,6 +8,7 @@
 
 struct kvm;
 struct page;
+struct rmp_owner;
 
 /*
  * What guest_memfd asks of an SEV-SNP platform, the RMP in particular.  All of
@@ -21,17 +22,19 @@ struct snp_platform_ops {
 	bool (*has_snp)(void);
 
 	/*
-	 * Read the RMP entry of @pfn: is the page assigned, and how large is the
-	 * entry that covers it?  -EFAULT, or 1 (RMPREAD: bad address), if no
-	 * entry covers the page: such a page can never be assigned.
+	 * Read the RMP entry of @pfn: is the page assigned, to whom, at which guest
+	 * address, and how large is the entry that covers it?  -EFAULT, or 1
+	 * (RMPREAD: bad address), if no entry covers the page: such a page can
+	 * never be assigned.
 	 */
-	int (*lookup)(u64 pfn, bool *assigned, int *level);
+	int (*lookup)(u64 pfn, struct rmp_owner *owner);
 
 	/*
 	 * RMPUPDATE, to the guest and back.  The host faults on any write to an
 	 * assigned page; the direct map is split as needed.  May sleep.  Must not
 	 * be asked for what overlaps an entry of the other size: the hardware's
 	 * answer is the same as for a passing conflict, and is retried for ever.
+	 * -EBUSY if another CPU is at work on the entry.
 	 */
 	int (*make_private)(u64 pfn, u64 gpa, enum pg_level level, u32 asid,
 			    bool immutable);
@@ -51,6 +54,15 @@ struct snp_platform_ops {
 
 	/* Write back and drop the cache lines of pages that are the host's. */
 	void (*clflush)(u64 pfn, unsigned long nr_pages);
+
+	/*
+	 * What guests without an RMP, i.e. SEV and SEV-ES guests, need: are caches
+	 * coherent between the guest's accesses to a page and the host's?  If not,
+	 * write back what the guest has written to one page, or to any.
+	 */
+	bool (*is_coherent)(void);
+	int (*page_flush)(u64 pfn, u32 asid);
+	void (*writeback)(struct kvm *kvm);
 
 	/* A firmware command, with user space's /dev/sev or with KVM's authority. */
 	int (*issue_cmd)(int fd, int id, void *data, int *error);

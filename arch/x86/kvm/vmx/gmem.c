@@ -16,7 +16,8 @@
  * A page that is still marked then is one for which BLOCK, REMOVE or WBINVD has
  * failed.  Its VM is bugged, and the page must not meet the allocator, not even
  * when the VM is gone: the page's next user would corrupt the TD's memory, get a
- * machine check, or both.
+ * machine check, or both.  Only when the TD is torn down while the page is still in
+ * the file, as at the end of a VMM, does the module get another chance.
  */
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_host.h>

@@ -3,15 +3,19 @@
  * KUnit tests for what guest_memfd does for TDX guests.
  *
  * Drives the S-EPT code of tdx.c and the operations of gmem.c against a model of
- * the TDX module, in VMs of the test's own.  What guest_memfd and the TDP MMU do in
- * between is played by file_*() and by the model, in the order that they do it.
- * Needs neither TDX nor an Intel CPU.
+ * the TDX module, in VMs of the test's own.  The file between them is a real one:
+ * conversions, holes, faults of guests and users and the launch go the ways that they
+ * go in a VM.  Only the TDP MMU is played by the model, which is told by guest_memfd
+ * when to zap.  Needs neither TDX nor an Intel CPU.
  */
 #include <kunit/test.h>
+#include <linux/falloc.h>
+#include <linux/file.h>
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_gmem_kunit.h>
 #include <linux/moduleparam.h>
 #include <linux/prandom.h>
+#include <linux/uaccess.h>
 
 #include "gmem_tdx_model.h"
 #include "mmu/spte.h"
@@ -51,169 +55,96 @@ static const char * const call_names[NR_CALLS] = {
 	[CALL_PAGE_REMOVE]	= "PAGE.REMOVE",
 	[CALL_WBINVD]		= "WBINVD",
 	[CALL_RECLAIM]		= "RECLAIM",
+	[CALL_VP_FLUSH]		= "VP.FLUSH",
+	[CALL_VPFLUSHDONE]	= "VPFLUSHDONE",
+	[CALL_CACHE_WB]		= "CACHE.WB",
+	[CALL_KEY_FREEID]	= "KEY.FREEID",
+	[CALL_KEYID_FREE]	= "KeyID free",
 	[CALL_RESET]		= "reset",
 	[CALL_KICK]		= "kick",
+	[CALL_MAP]		= "map",
 };
 
-/* The file, as the files guest_memfd_*.c have it. */
+/* What the VMM does with the file. */
 
-/* Any store of the host's goes through here. */
-static void host_write(struct tdx_model *m, struct folio *folio, u64 word)
+static int file_punch(struct tdx_model *m, int i)
 {
-	const char *why_not = tdx_model_host_may_write(model_frame(folio));
-
-	KUNIT_EXPECT_NULL_MSG(m->test, why_not, "host write: %s", why_not);
-	tdx_model_fill(folio, word);
-}
-
-static void file_uptodate(struct tdx_model *m, int i)
-{
-	if (folio_test_uptodate(m->folio[i]))
-		return;
-
-	host_write(m, m->folio[i], 0);
-	folio_mark_uptodate(m->folio[i]);
-}
-
-static void file_get(struct tdx_model *m, int i)
-{
-	if (m->folio[i])
-		return;
-
-	m->folio[i] = tdx_model_alloc_frame(m)->folio;
-	folio_get(m->folio[i]);
-}
-
-/*
- * Drop the file's reference, as filemap_free_folio() does.  The model's own one is
- * what keeps the page from the allocator; if it is the last, the allocator would get
- * the page, and it had better be the host's.
- */
-static void file_drop(struct tdx_model *m, int i)
-{
-	struct folio *folio = m->folio[i];
-	const char *why_not;
-
-	if (!folio)
-		return;
-
-	m->folio[i] = NULL;
-	tdx_gmem_ops.aops->free_folio(folio);
-	folio_put(folio);
-
-	if (folio_ref_count(folio) > 1) {
-		list_add(&model_frame(folio)->entry, &m->leaked);
-		m->nr_leaked++;
-		return;
-	}
-
-	why_not = tdx_model_host_may_write(model_frame(folio));
-	KUNIT_EXPECT_NULL_MSG(m->test, why_not, "page freed: %s", why_not);
-	KUNIT_EXPECT_FALSE(m->test, folio_test_checked(folio));
-	tdx_model_free_frame(model_frame(folio));
-	m->nr_freed++;
-}
-
-static void file_punch(struct tdx_model *m, int i)
-{
-	tdx_model_zap(m, i);
-	file_drop(m, i);
-}
-
-static void file_convert_folio(struct tdx_model *m, int i, bool moves, bool to_private,
-			       u64 content)
-{
-	struct folio *folio = m->folio[i];
-
-	if (content == CONTENT_DISCARD) {
-		file_drop(m, i);
-		return;
-	}
-
-	if (moves && !to_private && !tdx_gmem_ops.make_shared(folio_pfn(folio), 0)) {
-		folio_get(folio);
-		file_drop(m, i);
-		return;
-	}
-
-	if (content == CONTENT_ZERO && folio_test_uptodate(folio))
-		host_write(m, folio, 0);
+	return m->file->f_op->fallocate(m->file,
+					FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+					i * PAGE_SIZE, PAGE_SIZE);
 }
 
 static int file_convert(struct tdx_model *m, int i, bool to_private, u64 flags)
 {
-	bool is_explicit = flags & ~CONTENT_PRESERVE;
-	bool moves = m->is_private[i] != to_private;
-	struct kvm_gmem_content content;
+	struct kvm_memory_attributes2 attrs = {
+		.offset = i * PAGE_SIZE,
+		.size = PAGE_SIZE,
+		.attributes = to_private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+		.flags = flags,
+	};
 
-	if (model_kvm(m)->vm_dead)
-		return -EIO;
+	KUNIT_ASSERT_EQ(m->test, copy_to_user(m->uargs, &attrs, sizeof(attrs)), 0);
+	return m->file->f_op->unlocked_ioctl(m->file, KVM_SET_MEMORY_ATTRIBUTES2,
+					     (unsigned long)m->uargs);
+}
 
-	tdx_gmem_ops.content(model_kvm(m), to_private, &content);
-	if (flags & ~content.allowed)
-		return -EOPNOTSUPP;
-	if (!moves && !is_explicit)
-		return 0;
-
-	if (!to_private || is_explicit)
-		tdx_model_zap(m, i);
-	if (m->folio[i])
-		file_convert_folio(m, i, moves, to_private, flags ?: content.dflt);
-	m->is_private[i] = to_private;
-	return 0;
+static void make_private(struct tdx_model *m, int i)
+{
+	KUNIT_ASSERT_EQ(m->test, file_convert(m, i, true, 0), 0);
 }
 
 /* A private guest fault. */
 static int file_fault(struct tdx_model *m, int i)
 {
-	file_get(m, i);
-	file_uptodate(m, i);
-	return m->mirror[i] ? 0 : tdx_model_map(m, i);
+	kvm_pfn_t pfn;
+	int r;
+
+	r = kvm_gmem_get_pfn(model_kvm(m), &m->slot, MODEL_GFN + i, &pfn, NULL);
+	if (r || m->mirror[i])
+		return r;
+
+	return tdx_model_map(m, i, pfn);
 }
 
-/* A user looks at, or writes to, a shared page. */
+/* A user looks at, or writes to, a shared page, all words of which are the same. */
 static u64 user_read(struct tdx_model *m, int i)
 {
-	u64 *p;
+	KUNIT_ASSERT_EQ(m->test, copy_from_user(m->buf, m->umem + i * PAGE_SIZE,
+						PAGE_SIZE), 0);
+	KUNIT_EXPECT_EQ(m->test, memcmp(m->buf, m->buf + 1, PAGE_SIZE - sizeof(u64)), 0);
+	return *m->buf;
+}
 
-	KUNIT_EXPECT_FALSE(m->test, m->is_private[i]);
-	file_get(m, i);
-	file_uptodate(m, i);
-	KUNIT_EXPECT_NULL(m->test, tdx_model_host_may_write(model_frame(m->folio[i])));
-
-	p = folio_address(m->folio[i]);
-	KUNIT_EXPECT_TRUE(m->test, tdx_model_contains(m->folio[i], *p));
-	return *p;
+static void user_fill(struct tdx_model *m, void __user *to, u64 word)
+{
+	memset64(m->buf, word, PAGE_SIZE / sizeof(word));
+	KUNIT_ASSERT_EQ(m->test, copy_to_user(to, m->buf, PAGE_SIZE), 0);
 }
 
 static void user_write(struct tdx_model *m, int i, u64 word)
 {
-	user_read(m, i);
-	host_write(m, m->folio[i], word);
+	user_fill(m, m->umem + i * PAGE_SIZE, word);
+}
+
+/* A private page is out of a user's reach. */
+static void user_is_refused(struct tdx_model *m, int i)
+{
+	KUNIT_EXPECT_NE(m->test, copy_from_user(m->buf, m->umem + i * PAGE_SIZE, 1), 0);
 }
 
 /* KVM_TDX_INIT_MEM_REGION of one page, without a source if @src is NULL. */
-static int file_populate(struct tdx_model *m, int i, struct folio *src, u32 flags)
+static int file_populate(struct tdx_model *m, int i, void __user *src, u32 flags)
 {
 	struct tdx_gmem_post_populate_arg arg = { .flags = flags };
 	struct kvm *kvm = model_kvm(m);
 	int r;
 
-	if (!m->is_private[i])
-		return -EINVAL;
-
-	file_get(m, i);
-	if (!src)
-		file_uptodate(m, i);
-
 	mutex_lock(&kvm->slots_lock);
-	r = tdx_gmem_post_populate(kvm, MODEL_GFN + i, folio_pfn(m->folio[i]),
-				   src ? folio_page(src, 0) : NULL, &arg);
+	r = kvm_gmem_populate(kvm, MODEL_GFN + i, src, 1, false,
+			      tdx_gmem_post_populate, &arg);
 	mutex_unlock(&kvm->slots_lock);
 
-	if (!r)
-		folio_mark_uptodate(m->folio[i]);
-	return r;
+	return r < 0 ? r : 0;
 }
 
 static int finalize(struct tdx_model *m)
@@ -239,22 +170,27 @@ static int add_sept_page(struct tdx_model *m)
 	return r;
 }
 
+static struct model_frame *frame_of(struct folio *folio)
+{
+	return tdx_model_frame(folio_page(folio, 0));
+}
+
 /* Why module, mirror, state and flags of a page don't agree, NULL if they do. */
 static const char *disagreement(struct tdx_model *m, int i)
 {
 	struct model_sept_entry *e = &m->sept[i];
 	bool in_sept = e->state != TDX_SEPT_FREE;
-	struct folio *folio = m->folio[i];
+	struct folio *folio = tdx_model_folio(m, i);
 
 	if (m->mirror[i] != in_sept)
 		return "mirror and S-EPT";
 
 	if (m->mirror[i]) {
-		if (!m->is_private[i])
+		if (!tdx_model_is_private(m, i))
 			return "a shared page is in the S-EPT";
 		if (!folio || e->pfn != folio_pfn(folio))
 			return "file and S-EPT";
-		if (model_frame(folio)->pamt != PAMT_REG)
+		if (frame_of(folio)->pamt != PAMT_REG)
 			return "S-EPT and PAMT";
 		if (!folio_test_checked(folio))
 			return "a page in the S-EPT isn't marked";
@@ -266,7 +202,7 @@ static const char *disagreement(struct tdx_model *m, int i)
 	if (folio && folio_test_checked(folio))
 		return "a page that isn't in the S-EPT is marked";
 
-	return folio ? tdx_model_host_may_write(model_frame(folio)) : NULL;
+	return folio ? tdx_model_host_may_write(frame_of(folio)) : NULL;
 }
 
 static void check_all(struct kunit *test, struct tdx_model *m)
@@ -277,35 +213,35 @@ static void check_all(struct kunit *test, struct tdx_model *m)
 	for (i = 0; i < MODEL_PAGES; i++) {
 		what = disagreement(m, i);
 		KUNIT_ASSERT_NULL_MSG(test, what, "page %d: %s", i, what);
+		KUNIT_ASSERT_FALSE(test, m->sept[i].host_priority);
 	}
 
 	KUNIT_ASSERT_FALSE(test, model_kvm(m)->vm_bugged);
 	KUNIT_ASSERT_EQ(test, m->nr_leaked, 0);
 }
 
-/*
- * Drop what is left, and let the pages go that really would be lost.  Each page
- * that ever was leaves once, this way or the other.
- */
+/* Close the file.  Each page that ever was leaves once, this way or the other. */
 static void file_release(struct kunit *test, struct tdx_model *m, unsigned int nr_leaked)
 {
-	struct model_frame *f, *next;
+	struct model_frame *f;
 	unsigned int nr = 0;
-	int i;
+	unsigned long pfn;
 
-	for (i = 0; i < MODEL_PAGES; i++)
-		file_punch(m, i);
-
+	tdx_model_close(m);
 	KUNIT_EXPECT_EQ(test, m->nr_leaked, nr_leaked);
-	list_for_each_entry_safe(f, next, &m->leaked, entry) {
-		list_del(&f->entry);
-		KUNIT_EXPECT_NOT_NULL(test, tdx_model_host_may_write(f));
-		while (folio_ref_count(f->folio) > 1)
-			folio_put(f->folio);
-		tdx_model_free_frame(f);
+
+	list_for_each_entry(f, &m->leaked, entry)
 		nr++;
-	}
 	KUNIT_EXPECT_EQ(test, nr, nr_leaked);
+
+	/* What isn't leaked is free; what is left is known for another reason. */
+	xa_for_each(&m->frames, pfn, f)
+		KUNIT_EXPECT_TRUE(test, !list_empty(&f->entry) || f->pamt != PAMT_REG);
+}
+
+static unsigned int nr_present(struct tdx_model *m)
+{
+	return m->file ? m->file->f_mapping->nrpages : 0;
 }
 
 /* Each case runs in a TD that hasn't been, and in one that has been finalised. */
@@ -324,6 +260,15 @@ static const struct phase phases[] = {
 
 KUNIT_ARRAY_PARAM_DESC(phase, phases, name);
 
+/* Before there is a vendor's module there are no files. */
+static int gmem_tdx_init(struct kunit *test)
+{
+	if (!kvm_caps.supported_vm_types)
+		kunit_skip(test, "KVM isn't initialised");
+
+	return 0;
+}
+
 static struct tdx_model *new_td(struct kunit *test)
 {
 	const struct phase *phase = test->param_value;
@@ -338,10 +283,22 @@ static struct tdx_model *new_td(struct kunit *test)
 	return m;
 }
 
+static struct tdx_model *new_td_for(struct kunit *test, bool finalized)
+{
+	struct tdx_model *m;
+
+	m = tdx_model_create(test);
+	KUNIT_ASSERT_EQ(test, add_sept_page(m), 0);
+	if (finalized)
+		KUNIT_ASSERT_EQ(test, finalize(m), 0);
+	return m;
+}
+
 /* The guest gets @i by the means of the phase. */
 static int give_page(struct tdx_model *m, int i)
 {
-	m->is_private[i] = true;
+	make_private(m, i);
+	user_is_refused(m, i);
 	if (m->op_state == TD_STATE_RUNNABLE)
 		return file_fault(m, i);
 
@@ -350,16 +307,12 @@ static int give_page(struct tdx_model *m, int i)
 
 static void end_td(struct kunit *test, struct tdx_model *m)
 {
+	unsigned int nr_freed = m->nr_freed + nr_present(m);
+
 	check_all(test, m);
 	file_release(test, m, 0);
 	check_all(test, m);
-}
-
-/* Tests that end a VM kick vCPUs for real, even if there are none. */
-static void need_kvm(struct kunit *test)
-{
-	if (IS_ENABLED(CONFIG_CPUMASK_OFFSTACK) && !kvm_caps.supported_vm_types)
-		kunit_skip(test, "KVM isn't initialised");
+	KUNIT_EXPECT_EQ(test, m->nr_freed, nr_freed);
 }
 
 static void table(struct kunit *test)
@@ -420,11 +373,11 @@ static void content_refused(struct kunit *test)
 static void add_source(struct kunit *test)
 {
 	struct tdx_model *m = new_td(test);
-	struct folio *src = tdx_model_alloc_frame(m)->folio;
+	void __user *src = m->usrc;
 
-	tdx_model_fill(src, HELLO);
-	m->is_private[0] = true;
-	m->is_private[1] = true;
+	user_fill(m, src, HELLO);
+	make_private(m, 0);
+	make_private(m, 1);
 
 	KUNIT_EXPECT_EQ(test, file_populate(m, 0, src, 0), 0);
 	KUNIT_EXPECT_EQ(test, m->sept[0].word, HELLO);
@@ -434,8 +387,6 @@ static void add_source(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, m->sept[1].word, HELLO);
 	KUNIT_EXPECT_EQ(test, m->sept[1].nr_extended, PAGE_SIZE / TDX_EXTENDMR_CHUNKSIZE);
 
-	KUNIT_EXPECT_TRUE(test, tdx_model_contains(src, HELLO));
-	tdx_model_free_frame(model_frame(src));
 	end_td(test, m);
 }
 
@@ -453,7 +404,7 @@ static void add_in_place(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, m->kvm_tdx->page_add_src);
 
 	/* Absent: fresh from the allocator, with someone else's bytes. */
-	m->is_private[1] = true;
+	make_private(m, 1);
 	KUNIT_EXPECT_EQ(test, file_populate(m, 1, NULL, 0), 0);
 	KUNIT_EXPECT_EQ(test, m->sept[1].word, 0);
 
@@ -473,15 +424,15 @@ static void add_in_place(struct kunit *test)
 static void add_twice(struct kunit *test)
 {
 	struct tdx_model *m = new_td(test);
-	unsigned long calls;
 
 	user_write(m, 0, HELLO);
 	KUNIT_ASSERT_EQ(test, file_convert(m, 0, true, CONTENT_PRESERVE), 0);
 	KUNIT_ASSERT_EQ(test, file_populate(m, 0, NULL, 0), 0);
 
-	calls = m->calls[CALL_PAGE_ADD];
+	/* It doesn't take the TDP MMU to find out. */
 	KUNIT_EXPECT_EQ(test, file_populate(m, 0, NULL, KVM_TDX_MEASURE_MEMORY_REGION), -EIO);
-	KUNIT_EXPECT_EQ(test, m->calls[CALL_PAGE_ADD], calls);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_MAP], 1);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_PAGE_ADD], 1);
 	KUNIT_EXPECT_EQ(test, m->calls[CALL_MR_EXTEND], 0);
 	KUNIT_EXPECT_EQ(test, m->sept[0].word, HELLO);
 	end_td(test, m);
@@ -492,7 +443,7 @@ static void add_poisoned(struct kunit *test)
 {
 	struct tdx_model *m = new_td(test);
 
-	m->is_private[0] = true;
+	make_private(m, 0);
 	m->poison_after_add = true;
 	KUNIT_EXPECT_EQ(test, file_populate(m, 0, NULL, KVM_TDX_MEASURE_MEMORY_REGION),
 			-EHWPOISON);
@@ -500,37 +451,25 @@ static void add_poisoned(struct kunit *test)
 	end_td(test, m);
 }
 
-static void slot_of_model(struct kvm_memory_slot *slot, struct kvm_memslots *slots)
-{
-	slot->base_gfn = MODEL_GFN;
-	slot->npages = MODEL_PAGES;
-	rb_link_node(&slot->gfn_node[0], NULL, &slots->gfn_tree.rb_node);
-	rb_insert_color(&slot->gfn_node[0], &slots->gfn_tree);
-}
-
 /* Who may do without a source. */
 static void add_in_place_slot(struct kunit *test)
 {
-	struct kvm_memslots *slots = kunit_kzalloc(test, sizeof(*slots), GFP_KERNEL);
-	struct kvm_memory_slot *slot = kunit_kzalloc(test, sizeof(*slot), GFP_KERNEL);
 	struct tdx_model *m = tdx_model_create(test);
+	struct kvm_memory_slot *slot = &m->slot;
 	gpa_t gpa = gfn_to_gpa(MODEL_GFN);
 	struct kvm *kvm = model_kvm(m);
 
-	KUNIT_ASSERT_NOT_NULL(test, slots);
-	KUNIT_ASSERT_NOT_NULL(test, slot);
-	slot_of_model(slot, slots);
-	rcu_assign_pointer(kvm->memslots[0], slots);
-
 	mutex_lock(&kvm->slots_lock);
-	KUNIT_EXPECT_FALSE(test, tdx_can_add_in_place(kvm, gpa));
-	slot->flags = KVM_MEM_GUEST_MEMFD;
-	KUNIT_EXPECT_FALSE(test, tdx_can_add_in_place(kvm, gpa));
-	slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
 	KUNIT_EXPECT_TRUE(test, tdx_can_add_in_place(kvm, gpa));
 	KUNIT_EXPECT_FALSE(test, tdx_can_add_in_place(kvm, gpa - PAGE_SIZE));
 	KUNIT_EXPECT_FALSE(test, tdx_can_add_in_place(kvm, gpa + MODEL_PAGES * PAGE_SIZE));
+	slot->flags = KVM_MEM_GUEST_MEMFD;
+	KUNIT_EXPECT_FALSE(test, tdx_can_add_in_place(kvm, gpa));
+	slot->flags = 0;
+	KUNIT_EXPECT_FALSE(test, tdx_can_add_in_place(kvm, gpa));
+	slot->flags = KVM_MEM_GUEST_MEMFD | KVM_MEMSLOT_GMEM_ONLY;
 	mutex_unlock(&kvm->slots_lock);
+	end_td(test, m);
 }
 
 /* Run time: a fault gives the page, and the guest must accept it. */
@@ -548,8 +487,8 @@ static void aug_accept(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, m->sept[0].word, 0);
 
 	/* A hole: a pending page again, another one. */
-	file_punch(m, 0);
-	KUNIT_EXPECT_TRUE(test, m->is_private[0]);
+	KUNIT_EXPECT_EQ(test, file_punch(m, 0), 0);
+	KUNIT_EXPECT_TRUE(test, tdx_model_is_private(m, 0));
 	KUNIT_EXPECT_EQ(test, m->nr_freed, 1);
 	KUNIT_EXPECT_EQ(test, file_fault(m, 0), 0);
 	KUNIT_EXPECT_EQ(test, m->sept[0].state, TDX_SEPT_PENDING);
@@ -565,7 +504,7 @@ static void to_shared(struct kunit *test)
 	/* The module never had it, nor had anyone. */
 	user_write(m, 0, HELLO);
 	KUNIT_EXPECT_EQ(test, file_convert(m, 0, true, 0), 0);
-	m->is_private[1] = true;
+	make_private(m, 1);
 
 	/* It had it; the guest accepted it or didn't, and it came back before. */
 	for (i = 2; i < 5; i++)
@@ -620,11 +559,11 @@ static void discard(struct kunit *test)
 
 	user_write(m, 0, HELLO);
 	KUNIT_EXPECT_EQ(test, file_convert(m, 0, true, CONTENT_DISCARD), 0);
-	KUNIT_EXPECT_NULL(test, m->folio[0]);
+	KUNIT_EXPECT_NULL(test, tdx_model_folio(m, 0));
 	KUNIT_EXPECT_EQ(test, give_page(m, 0), 0);
 
 	KUNIT_EXPECT_EQ(test, file_convert(m, 0, true, CONTENT_DISCARD), 0);
-	KUNIT_EXPECT_NULL(test, m->folio[0]);
+	KUNIT_EXPECT_NULL(test, tdx_model_folio(m, 0));
 	KUNIT_EXPECT_FALSE(test, m->mirror[0]);
 	KUNIT_EXPECT_EQ(test, give_page(m, 0), 0);
 
@@ -668,10 +607,14 @@ static void nagging_guest(struct kunit *test)
 	}
 
 	/* Installing a page isn't worth a kick: the fault is retried. */
-	m->is_private[1] = true;
+	make_private(m, 1);
 	KUNIT_EXPECT_EQ(test, file_fault(m, 1), -EBUSY);
 	m->vcpu_nags = false;
+
+	/* Until then the guest, too, has to wait for this very entry. */
+	KUNIT_EXPECT_TRUE(test, m->sept[1].host_priority);
 	KUNIT_EXPECT_EQ(test, file_fault(m, 1), 0);
+	KUNIT_EXPECT_TRUE(test, tdx_model_accept(m, 1));
 	end_td(test, m);
 }
 
@@ -702,7 +645,7 @@ static void busy_once(struct kunit *test)
 	call = m->op_state == TD_STATE_RUNNABLE ? CALL_PAGE_AUG : CALL_PAGE_ADD;
 	m->faults[call].err = BUSY;
 	m->faults[call].times = 1;
-	m->is_private[1] = true;
+	make_private(m, 1);
 	if (call == CALL_PAGE_AUG)
 		KUNIT_EXPECT_EQ(test, file_fault(m, 1), -EBUSY);
 	KUNIT_EXPECT_EQ(test, give_page(m, 1), 0);
@@ -718,18 +661,18 @@ static void busy_launch(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, add_sept_page(m), -EBUSY);
 	KUNIT_ASSERT_EQ(test, add_sept_page(m), 0);
 
-	m->is_private[0] = true;
+	make_private(m, 0);
 	m->faults[CALL_MR_EXTEND].err = BUSY;
 	m->faults[CALL_MR_EXTEND].times = 100;
 	KUNIT_EXPECT_EQ(test, file_populate(m, 0, NULL, KVM_TDX_MEASURE_MEMORY_REGION), 0);
 	KUNIT_EXPECT_EQ(test, m->sept[0].nr_extended, PAGE_SIZE / TDX_EXTENDMR_CHUNKSIZE);
 
 	/* A signal ends the wait, and leaves no trace. */
-	m->is_private[1] = true;
+	make_private(m, 1);
 	m->faults[CALL_PAGE_ADD].err = BUSY;
 	m->faults[CALL_PAGE_ADD].times = FOREVER;
 	KUNIT_EXPECT_EQ(test, file_populate(m, 1, NULL, 0), -EINTR);
-	KUNIT_EXPECT_FALSE(test, folio_test_checked(m->folio[1]));
+	KUNIT_EXPECT_FALSE(test, folio_test_checked(tdx_model_folio(m, 1)));
 	KUNIT_EXPECT_NULL(test, m->kvm_tdx->page_add_src);
 	m->faults[CALL_PAGE_ADD].times = 0;
 
@@ -761,16 +704,19 @@ static const struct failure removal_failures[] = {
 
 KUNIT_ARRAY_PARAM_DESC(removal_failure, removal_failures, name);
 
-static struct tdx_model *new_td_for(struct kunit *test, bool finalized)
+static u64 pages_leaked(struct tdx_model *m)
 {
-	struct tdx_model *m;
+	return atomic64_read(&model_kvm(m)->stat.generic.gmem_pages_leaked);
+}
 
-	need_kvm(test);
-	m = tdx_model_create(test);
-	KUNIT_ASSERT_EQ(test, add_sept_page(m), 0);
-	if (finalized)
-		KUNIT_ASSERT_EQ(test, finalize(m), 0);
-	return m;
+/* The module has no page of guest_memfd any more: it will give up the TD itself. */
+static void expect_tdr_reclaimable(struct kunit *test, struct tdx_model *m)
+{
+	struct model_frame *f;
+	unsigned long pfn;
+
+	xa_for_each(&m->frames, pfn, f)
+		KUNIT_EXPECT_NE(test, f->pamt, PAMT_REG);
 }
 
 static void start_failing(struct tdx_model *m, const struct failure *failure, u64 err)
@@ -779,11 +725,15 @@ static void start_failing(struct tdx_model *m, const struct failure *failure, u6
 	m->faults[failure->call].times = FOREVER;
 }
 
-/* What the module doesn't give back is lost, by whichever way it leaves the file. */
+/*
+ * What the module doesn't give back is lost, by whichever way it leaves the file.  What
+ * is still in the file when the TD is torn down isn't.
+ */
 static void fail_removal(struct kunit *test, u64 err)
 {
 	const struct failure *failure = test->param_value;
 	struct tdx_model *m = new_td_for(test, failure->finalized);
+	struct folio *folio;
 	int i;
 
 	for (i = 0; i < 4; i++)
@@ -798,26 +748,33 @@ static void fail_removal(struct kunit *test, u64 err)
 		KUNIT_EXPECT_TRUE(test, model_kvm(m)->vm_bugged);
 		KUNIT_EXPECT_TRUE(test, model_kvm(m)->vm_dead);
 		KUNIT_EXPECT_EQ(test, m->nr_leaked, 1);
-		KUNIT_EXPECT_NULL(test, m->folio[0]);
+		KUNIT_EXPECT_NULL(test, tdx_model_folio(m, 0));
+		KUNIT_EXPECT_EQ(test, pages_leaked(m), 1);
 
 		/* One by punching a hole, one when the slot goes, with the file last. */
-		file_punch(m, 1);
+		KUNIT_EXPECT_EQ(test, file_punch(m, 1), 0);
 		KUNIT_EXPECT_EQ(test, m->nr_leaked, 2);
 		tdx_model_zap(m, 2);
-		KUNIT_EXPECT_TRUE(test, folio_test_checked(m->folio[2]));
-		KUNIT_EXPECT_FALSE(test, tdx_gmem_ops.make_shared(folio_pfn(m->folio[2]), 0));
+		folio = tdx_model_folio(m, 2);
+		KUNIT_EXPECT_TRUE(test, folio_test_checked(folio));
+		KUNIT_EXPECT_FALSE(test, tdx_gmem_ops.make_shared(folio_pfn(folio), 0));
 
 		/* The module is itself again: what is left comes back. */
 		m->faults[failure->call].times = 0;
-		file_punch(m, 3);
+		KUNIT_EXPECT_EQ(test, file_punch(m, 3), 0);
 		KUNIT_EXPECT_EQ(test, m->zap_result, 0);
 		KUNIT_EXPECT_EQ(test, m->nr_freed, 1);
+
+		/* And so does what has been lost, except to those who gave it up. */
+		tdx_vm_unreachable(model_kvm(m));
+		KUNIT_EXPECT_FALSE(test, folio_test_checked(folio));
+		KUNIT_EXPECT_NULL(test, disagreement(m, 2));
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
 
-	/* The VM is gone, the file isn't. */
-	memset(m->kvm_tdx, 0x6b, sizeof(*m->kvm_tdx));
-	file_release(test, m, 3);
+	file_release(test, m, 2);
+	KUNIT_EXPECT_EQ(test, m->nr_freed, 2);
+	expect_tdr_reclaimable(test, m);
 }
 
 static void removal_fails(struct kunit *test)
@@ -843,12 +800,7 @@ KUNIT_ARRAY_PARAM_DESC(launch_failure, launch_failures, name);
 /* With a source, so that only success makes the page up to date. */
 static int fail_to_populate(struct tdx_model *m)
 {
-	struct folio *src = tdx_model_alloc_frame(m)->folio;
-	int r;
-
-	r = file_populate(m, 0, src, KVM_TDX_MEASURE_MEMORY_REGION);
-	tdx_model_free_frame(model_frame(src));
-	return r;
+	return file_populate(m, 0, m->usrc, KVM_TDX_MEASURE_MEMORY_REGION);
 }
 
 static int fail_to_launch(struct tdx_model *m, enum model_call call)
@@ -883,7 +835,8 @@ static void fail_launch(struct kunit *test, u64 err)
 	int r = launch_error(failure->call, err);
 	bool has_page;
 
-	m->is_private[0] = true;
+	make_private(m, 0);
+	user_fill(m, m->usrc, HELLO);
 	kunit_warning_suppress(test) {
 		start_failing(m, failure, err);
 		KUNIT_EXPECT_EQ(test, fail_to_launch(m, failure->call), r);
@@ -919,8 +872,19 @@ static void dead_vm(struct kunit *test)
 	model_kvm(m)->vm_dead = true;
 	KUNIT_EXPECT_EQ(test, file_convert(m, 0, false, 0), -EIO);
 	KUNIT_EXPECT_TRUE(test, m->mirror[0]);
+	user_is_refused(m, 0);
 	end_td(test, m);
 	KUNIT_EXPECT_EQ(test, m->nr_freed, 1);
+}
+
+/* The TD's key is taken away, as it is when no one can run the VM any more. */
+static void stop_td(struct kunit *test, struct tdx_model *m)
+{
+	tdx_vm_unreachable(model_kvm(m));
+
+	KUNIT_EXPECT_EQ(test, m->life, TD_TEARDOWN);
+	KUNIT_EXPECT_EQ(test, m->kvm_tdx->hkid, -1);
+	KUNIT_EXPECT_TRUE(test, model_kvm(m)->vm_dead);
 }
 
 /* The S-EPT page itself, which the TD has until its key is gone. */
@@ -928,18 +892,18 @@ static void sept_page(struct kunit *test)
 {
 	struct tdx_model *m = new_td(test);
 	struct folio *folio = virt_to_folio(m->sp->external_spt);
-	struct model_frame *f = model_frame(folio);
+	struct model_frame *f = tdx_model_frame(folio_page(folio, 0));
 
 	KUNIT_EXPECT_EQ(test, f->pamt, PAMT_EPT);
 	folio_get(folio);
 
-	m->kvm_tdx->hkid = -1;
+	stop_td(test, m);
 	tdx_sept_free_private_spt(model_kvm(m), m->sp);
 	KUNIT_EXPECT_NULL(test, m->sp->external_spt);
 	KUNIT_EXPECT_EQ(test, m->calls[CALL_RESET], 1);
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 	KUNIT_EXPECT_NULL(test, tdx_model_host_may_write(f));
-	tdx_model_free_frame(f);
+	folio_put(folio);
 }
 
 /* Lost if the module doesn't give it back, or if the TD still lives. */
@@ -947,18 +911,20 @@ static void sept_page_fails(struct kunit *test)
 {
 	struct tdx_model *m = new_td_for(test, false);
 	struct folio *folio = virt_to_folio(m->sp->external_spt);
-	struct model_frame *f = model_frame(folio);
+	struct model_frame *f = tdx_model_frame(folio_page(folio, 0));
 
 	folio_get(folio);
 	kunit_warning_suppress(test) {
-		m->faults[CALL_RECLAIM].err = BAD;
-		m->faults[CALL_RECLAIM].times = 1;
-		m->kvm_tdx->hkid = -1;
+		/* The module isn't even asked. */
 		tdx_sept_free_private_spt(model_kvm(m), m->sp);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+		KUNIT_EXPECT_EQ(test, m->calls[CALL_RECLAIM], 0);
 		KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 2);
+		KUNIT_EXPECT_NULL(test, m->sp->external_spt);
 
-		m->kvm_tdx->hkid = MODEL_HKID;
+		stop_td(test, m);
+		m->faults[CALL_RECLAIM].err = BAD;
+		m->faults[CALL_RECLAIM].times = 1;
 		m->sp->external_spt = folio_address(folio);
 		tdx_sept_free_private_spt(model_kvm(m), m->sp);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 2);
@@ -968,7 +934,156 @@ static void sept_page_fails(struct kunit *test)
 
 	KUNIT_EXPECT_NOT_NULL(test, tdx_model_host_may_write(f));
 	folio_put(folio);
-	tdx_model_free_frame(f);
+	folio_put(folio);
+}
+
+/* So many pages, some accepted by the guest, and from now on a clean slate. */
+#define NR_TEARDOWN	16
+
+static struct tdx_model *new_td_with_pages(struct kunit *test)
+{
+	struct tdx_model *m = new_td(test);
+	int i;
+
+	for (i = 0; i < NR_TEARDOWN; i++) {
+		KUNIT_ASSERT_EQ(test, give_page(m, i), 0);
+		if (i & 1)
+			tdx_model_accept(m, i);
+	}
+
+	tdx_model_add_vcpu(m);
+	memset(m->calls, 0, sizeof(m->calls));
+	return m;
+}
+
+/* The calls of @m so far: what is done once a page, and what once an invalidation. */
+static void expect_removal(struct kunit *test, struct tdx_model *m, unsigned int nr,
+			   unsigned int nr_tracks)
+{
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_RANGE_BLOCK], nr);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_TRACK], nr_tracks);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_KICK], nr_tracks);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_PAGE_REMOVE], nr);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_WBINVD], nr);
+}
+
+/* The file goes while the VM may still run: four calls a page, and an IPI to all. */
+static void teardown_file_first(struct kunit *test)
+{
+	struct tdx_model *m = new_td_with_pages(test);
+	bool finalized = m->op_state == TD_STATE_RUNNABLE;
+
+	end_td(test, m);
+	expect_removal(test, m, NR_TEARDOWN, finalized ? NR_TEARDOWN : 0);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_RECLAIM], 0);
+	KUNIT_EXPECT_EQ(test, m->nr_freed, NR_TEARDOWN);
+
+	stop_td(test, m);
+	expect_tdr_reclaimable(test, m);
+}
+
+/* The file goes when the VM can't run any more: one call a page. */
+static void teardown_key_first(struct kunit *test)
+{
+	struct tdx_model *m = new_td_with_pages(test);
+
+	stop_td(test, m);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_VP_FLUSH], 1);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_VPFLUSHDONE], 1);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_KEY_FREEID], 1);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_KEYID_FREE], 1);
+
+	/* Other processes may have the file, and users of it may be in a hurry. */
+	KUNIT_EXPECT_EQ(test, file_convert(m, 0, false, 0), -EIO);
+	KUNIT_EXPECT_EQ(test, file_punch(m, 0), 0);
+	KUNIT_EXPECT_EQ(test, m->nr_freed, 1);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_RECLAIM], 1);
+	user_is_refused(m, 1);
+
+	end_td(test, m);
+	expect_removal(test, m, 0, 0);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_RECLAIM], NR_TEARDOWN);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_RESET], NR_TEARDOWN);
+	KUNIT_EXPECT_EQ(test, m->nr_freed, NR_TEARDOWN);
+	expect_tdr_reclaimable(test, m);
+}
+
+/* The VMM's mm goes, then its vCPUs are closed, then the VM is destroyed. */
+static void teardown_twice(struct kunit *test)
+{
+	struct tdx_model *m = new_td_with_pages(test);
+
+	stop_td(test, m);
+	stop_td(test, m);
+	tdx_mmu_release_hkid(model_kvm(m));
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_VP_FLUSH], 1);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_KEYID_FREE], 1);
+	end_td(test, m);
+
+	/* There is no TD yet: nothing to do, nothing dies. */
+	model_kvm(m)->vm_dead = false;
+	m->kvm_tdx->hkid = 0;
+	tdx_vm_unreachable(model_kvm(m));
+	KUNIT_EXPECT_FALSE(test, model_kvm(m)->vm_dead);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_VPFLUSHDONE], 1);
+}
+
+/* A vCPU is where it can't be flushed: pages go the long way, the key later. */
+static void teardown_not_flushed(struct kunit *test)
+{
+	struct tdx_model *m = new_td_with_pages(test);
+	int cpu = m->vcpu->vcpu.cpu;
+
+	m->vcpu->vcpu.cpu = -1;
+	tdx_vm_unreachable(model_kvm(m));
+	KUNIT_EXPECT_EQ(test, m->life, TD_HAS_KEY);
+	KUNIT_EXPECT_EQ(test, m->kvm_tdx->hkid, MODEL_HKID);
+	KUNIT_EXPECT_EQ(test, file_punch(m, 0), 0);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_WBINVD], 1);
+
+	m->vcpu->vcpu.cpu = cpu;
+	stop_td(test, m);
+	end_td(test, m);
+	KUNIT_EXPECT_EQ(test, m->calls[CALL_RECLAIM], NR_TEARDOWN - 1);
+}
+
+static const struct failure teardown_failures[] = {
+	{ "VPFLUSHDONE, before finalise", CALL_VPFLUSHDONE, false },
+	{ "VPFLUSHDONE, after finalise", CALL_VPFLUSHDONE, true },
+	{ "CACHE.WB", CALL_CACHE_WB, true },
+	{ "KEY.FREEID", CALL_KEY_FREEID, true },
+	{ "RECLAIM", CALL_RECLAIM, true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(teardown_failure, teardown_failures, name);
+
+/*
+ * If the key stays assigned after all caches have been asked for, then the module does
+ * nothing more for the TD, and its pages are lost.  If it stays as it was, they aren't.
+ */
+static void teardown_fails(struct kunit *test)
+{
+	const struct failure *failure = test->param_value;
+	struct tdx_model *m = new_td_for(test, failure->finalized);
+	bool keeps_key = failure->call != CALL_RECLAIM;
+	bool keeps_pages = failure->call != CALL_VPFLUSHDONE;
+	int i;
+
+	for (i = 0; i < 4; i++)
+		KUNIT_ASSERT_EQ(test, give_page(m, i), 0);
+
+	/* The CPU that CACHE.WB is called on: only the test's own warnings are expected. */
+	set_cpus_allowed_ptr(current, cpumask_of(cpumask_first(cpu_online_mask)));
+
+	kunit_warning_suppress(test) {
+		start_failing(m, failure, BAD);
+		tdx_vm_unreachable(model_kvm(m));
+		KUNIT_EXPECT_EQ(test, m->kvm_tdx->hkid, keeps_key ? MODEL_HKID : -1);
+		KUNIT_EXPECT_EQ(test, m->calls[CALL_KEYID_FREE], !keeps_key);
+		file_release(test, m, keeps_pages ? 4 : 0);
+	}
+
+	KUNIT_EXPECT_EQ(test, m->nr_freed, keeps_pages ? 0 : 4);
 }
 
 /* The code under test slips: KVM bugs the VM, and no SEAMCALL is made. */
@@ -976,14 +1091,15 @@ static void host_slips(struct kunit *test)
 {
 	struct tdx_model *m = new_td_for(test, false);
 	struct kvm *kvm = model_kvm(m);
+	kvm_pfn_t pfn;
 
-	file_get(m, 0);
-	m->is_private[0] = true;
+	make_private(m, 0);
+	KUNIT_ASSERT_EQ(test, kvm_gmem_get_pfn(kvm, &m->slot, MODEL_GFN, &pfn, NULL), 0);
 
 	/* A private fault before the TD runs, outside of populating. */
 	kunit_warning_suppress(test) {
 		mutex_lock(&kvm->slots_lock);
-		KUNIT_EXPECT_EQ(test, tdx_model_map(m, 0), -EIO);
+		KUNIT_EXPECT_EQ(test, tdx_model_map(m, 0, pfn), -EIO);
 		mutex_unlock(&kvm->slots_lock);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
@@ -1003,7 +1119,7 @@ static void model_refuses_install(struct kunit *test)
 	kvm_pfn_t pfn;
 
 	KUNIT_ASSERT_EQ(test, give_page(m, 0), 0);
-	pfn = folio_pfn(m->folio[0]);
+	pfn = m->mirror_pfn[0];
 
 	write_lock(&model_kvm(m)->mmu_lock);
 	KUNIT_EXPECT_EQ(test, ops->page_aug(td, gpa, PG_LEVEL_4K, pfn, &e1, &e2),
@@ -1054,13 +1170,60 @@ static void model_refuses_removal(struct kunit *test)
 			TDX_TLB_TRACKING_NOT_DONE | TDX_OPERAND_ID_SEPT);
 	ops->kick_vcpus(model_kvm(m));
 	KUNIT_EXPECT_EQ(test, ops->page_remove(td, gpa, PG_LEVEL_4K, &e1, &e2), 0);
-	KUNIT_EXPECT_EQ(test, ops->page_wbinvd_hkid(MODEL_HKID,
-						    folio_pfn(m->folio[0])), 0);
+	KUNIT_EXPECT_EQ(test, ops->page_wbinvd_hkid(MODEL_HKID & 0xff, m->mirror_pfn[0]),
+			TDX_OPERAND_INVALID | TDX_OPERAND_ID_RCX);
+	KUNIT_EXPECT_EQ(test, ops->page_wbinvd_hkid(MODEL_HKID, m->mirror_pfn[0]), 0);
 	write_unlock(&model_kvm(m)->mmu_lock);
 
 	m->mirror[0] = false;
-	folio_clear_checked(m->folio[0]);
+	folio_clear_checked(tdx_model_folio(m, 0));
 	end_td(test, m);
+}
+
+/* A TD ends in this order only, and in between nothing else is done for it. */
+static void model_refuses_teardown(struct kunit *test)
+{
+	struct tdx_model *m = new_td_with_pages(test);
+	const struct tdx_platform_ops *ops = m->kvm_tdx->platform;
+	struct page *page = pfn_to_page(m->mirror_pfn[0]);
+	u64 gpa = gfn_to_gpa(MODEL_GFN), e1, e2, e3;
+	struct tdx_td *td = &m->kvm_tdx->td;
+
+	write_lock(&model_kvm(m)->mmu_lock);
+	KUNIT_EXPECT_EQ(test, ops->mng_key_freeid(td), TDX_LIFECYCLE_STATE_INCORRECT);
+	KUNIT_EXPECT_EQ(test, ops->phymem_cache_wb(false), TDX_NO_HKID_READY_TO_WBCACHE);
+	KUNIT_EXPECT_EQ(test, ops->mng_vpflushdone(td), TDX_FLUSHVP_NOT_DONE);
+	KUNIT_EXPECT_EQ(test, ops->vp_flush(&m->vcpu->vp), 0);
+	KUNIT_EXPECT_EQ(test, ops->vp_flush(&m->vcpu->vp), TDX_VCPU_NOT_ASSOCIATED);
+	KUNIT_EXPECT_EQ(test, ops->page_reclaim(page, &e1, &e2, &e3),
+			TDX_LIFECYCLE_STATE_INCORRECT);
+
+	KUNIT_EXPECT_EQ(test, ops->mng_vpflushdone(td), 0);
+	KUNIT_EXPECT_EQ(test, ops->mng_vpflushdone(td), TDX_LIFECYCLE_STATE_INCORRECT);
+	KUNIT_EXPECT_EQ(test, ops->range_block(td, gpa, PG_LEVEL_4K, &e1, &e2),
+			TDX_LIFECYCLE_STATE_INCORRECT);
+	KUNIT_EXPECT_EQ(test, ops->mng_key_freeid(td), TDX_WBCACHE_NOT_COMPLETE);
+	KUNIT_EXPECT_EQ(test, ops->phymem_cache_wb(false), TDX_INTERRUPTED_RESUMABLE);
+	KUNIT_EXPECT_EQ(test, ops->mng_key_freeid(td), TDX_WBCACHE_NOT_COMPLETE);
+	KUNIT_EXPECT_EQ(test, ops->phymem_cache_wb(false),
+			TDX_OPERAND_INVALID | TDX_OPERAND_ID_RCX);
+	KUNIT_EXPECT_EQ(test, ops->page_reclaim(page, &e1, &e2, &e3),
+			TDX_LIFECYCLE_STATE_INCORRECT);
+	cpumask_copy(&m->written_back, cpu_possible_mask);
+	KUNIT_EXPECT_EQ(test, ops->mng_key_freeid(td), 0);
+
+	KUNIT_EXPECT_EQ(test, ops->page_remove(td, gpa, PG_LEVEL_4K, &e1, &e2),
+			TDX_LIFECYCLE_STATE_INCORRECT);
+	KUNIT_EXPECT_EQ(test, ops->page_reclaim(page, &e1, &e2, &e3), 0);
+	KUNIT_EXPECT_EQ(test, ops->page_reclaim(page, &e1, &e2, &e3),
+			TDX_PAGE_METADATA_INCORRECT | TDX_OPERAND_ID_RCX);
+	write_unlock(&model_kvm(m)->mmu_lock);
+
+	ops->quirk_reset_paddr(page_to_phys(page), PAGE_SIZE);
+	m->mirror[0] = false;
+	folio_clear_checked(page_folio(page));
+	m->kvm_tdx->hkid = -1;
+	file_release(test, m, 0);
 }
 
 /* So has the harness: what it is to notice, it notices. */
@@ -1071,17 +1234,19 @@ static void harness_notices(struct kunit *test)
 	struct model_frame *f;
 
 	KUNIT_ASSERT_EQ(test, give_page(m, 0), 0);
-	folio = m->folio[0];
-	f = model_frame(folio);
+	folio = tdx_model_folio(m, 0);
+	f = frame_of(folio);
 
 	KUNIT_EXPECT_NULL(test, disagreement(m, 0));
 	KUNIT_EXPECT_STREQ(test, tdx_model_host_may_write(f), "the module owns the page");
 	m->mirror[0] = false;
 	KUNIT_EXPECT_STREQ(test, disagreement(m, 0), "mirror and S-EPT");
 	m->mirror[0] = true;
-	m->is_private[0] = false;
-	KUNIT_EXPECT_STREQ(test, disagreement(m, 0), "a shared page is in the S-EPT");
-	m->is_private[0] = true;
+	m->mirror[1] = true;
+	m->sept[1].state = TDX_SEPT_PENDING;
+	KUNIT_EXPECT_STREQ(test, disagreement(m, 1), "a shared page is in the S-EPT");
+	m->sept[1].state = TDX_SEPT_FREE;
+	m->mirror[1] = false;
 	folio_clear_checked(folio);
 	KUNIT_EXPECT_STREQ(test, disagreement(m, 0), "a page in the S-EPT isn't marked");
 	folio_set_checked(folio);
@@ -1161,13 +1326,13 @@ static void random_convert(struct random_test *r, int i)
 static void random_populate(struct random_test *r, int i)
 {
 	u32 flags = rnd(r, 2) ? KVM_TDX_MEASURE_MEMORY_REGION : 0;
-	struct folio *src = rnd(r, 2) ? tdx_model_alloc_frame(r->m)->folio : NULL;
+	void __user *src = rnd(r, 2) ? r->m->usrc : NULL;
 	struct shadow *s = &r->shadow[i];
 	u64 word = src ? ++r->serial : s->word;
 	int expected = 0;
 
 	if (src)
-		tdx_model_fill(src, word);
+		user_fill(r->m, src, word);
 
 	if (!s->is_private)
 		expected = -EINVAL;
@@ -1175,8 +1340,6 @@ static void random_populate(struct random_test *r, int i)
 		expected = -EIO;
 
 	KUNIT_ASSERT_EQ(r->test, file_populate(r->m, i, src, flags), expected);
-	if (src)
-		tdx_model_free_frame(model_frame(src));
 	if (expected)
 		return;
 
@@ -1239,12 +1402,12 @@ static void random_op(struct random_test *r)
 		break;
 	default:
 		if (rnd(r, 2))
-			file_punch(r->m, i);
+			KUNIT_ASSERT_EQ(r->test, file_punch(r->m, i), 0);
 		else
 			tdx_model_zap(r->m, i);
 
 		/* A hole is zeros; a page that wasn't the guest's survives the zap. */
-		if (s->has_guest_page || !r->m->folio[i])
+		if (s->has_guest_page || !tdx_model_folio(r->m, i))
 			s->word = 0;
 		s->has_guest_page = false;
 	}
@@ -1260,16 +1423,16 @@ static void random_check(struct random_test *r)
 	check_all(r->test, m);
 
 	for (i = 0; i < MODEL_PAGES; i++) {
+		struct folio *folio = tdx_model_folio(m, i);
 		struct shadow *s = &r->shadow[i];
 
-		KUNIT_ASSERT_EQ(r->test, m->is_private[i], s->is_private);
+		KUNIT_ASSERT_EQ(r->test, tdx_model_is_private(m, i), s->is_private);
 		KUNIT_ASSERT_EQ(r->test, m->mirror[i], s->has_guest_page);
 
 		if (s->has_guest_page && m->sept[i].state == TDX_SEPT_PRESENT)
 			KUNIT_ASSERT_EQ(r->test, m->sept[i].word, s->guest_word);
-		if (!s->has_guest_page && m->folio[i] && folio_test_uptodate(m->folio[i]))
-			KUNIT_ASSERT_EQ(r->test, *(u64 *)folio_address(m->folio[i]),
-					s->word);
+		if (!s->has_guest_page && folio && folio_test_uptodate(folio))
+			KUNIT_ASSERT_EQ(r->test, *(u64 *)folio_address(folio), s->word);
 	}
 }
 
@@ -1339,7 +1502,7 @@ static void gmem_tdx_suite_exit(struct kunit_suite *suite)
 
 	for (i = 0; i < NR_CALLS; i++) {
 		kunit_info(suite, "%lu %s", total_calls[i], call_names[i]);
-		if (i < CALL_RESET)
+		if (i < CALL_KEYID_FREE)
 			total += total_calls[i];
 	}
 	kunit_info(suite, "%lu transitions of the model tried", total);
@@ -1371,9 +1534,15 @@ static struct kunit_case gmem_tdx_test_cases[] = {
 	PHASE_CASE(dead_vm),
 	KUNIT_CASE(sept_page),
 	KUNIT_CASE(sept_page_fails),
+	PHASE_CASE(teardown_file_first),
+	PHASE_CASE(teardown_key_first),
+	PHASE_CASE(teardown_twice),
+	PHASE_CASE(teardown_not_flushed),
+	KUNIT_CASE_PARAM(teardown_fails, teardown_failure_gen_params),
 	KUNIT_CASE(host_slips),
 	PHASE_CASE(model_refuses_install),
 	KUNIT_CASE(model_refuses_removal),
+	PHASE_CASE(model_refuses_teardown),
 	PHASE_CASE(harness_notices),
 	KUNIT_CASE_SLOW(random_conversions),
 	{}
@@ -1383,6 +1552,7 @@ static struct kunit_suite gmem_tdx_test_suite = {
 	.name = "gmem_tdx",
 	.suite_init = gmem_tdx_suite_init,
 	.suite_exit = gmem_tdx_suite_exit,
+	.init = gmem_tdx_init,
 	.exit = gmem_tdx_exit,
 	.test_cases = gmem_tdx_test_cases,
 };

@@ -11,8 +11,8 @@ struct kvm_vcpu;
 
 /*
  * What the code that moves pages in and out of a TD stands on: the SEAMCALLs of
- * the secure EPT and of the pages behind it, and two services of KVM without
- * which the former make no sense.  There is one table per VM, so that a test can
+ * the secure EPT, of the pages behind it and of the TD's end, and two services of
+ * KVM without which the former make no sense.  There is one table per VM, so that a test can
  * put a model of the TDX module beneath a VM of its own, and no other VM of the
  * host ever notices.
  *
@@ -39,6 +39,13 @@ struct tdx_platform_ops {
 	u64 (*page_wbinvd_hkid)(u64 hkid, kvm_pfn_t pfn);
 	u64 (*page_wbinvd_tdr)(struct tdx_td *td);
 	u64 (*page_reclaim)(struct page *page, u64 *tdx_pt, u64 *tdx_owner, u64 *tdx_size);
+
+	/* What ends a TD, in this order; the first runs with interrupts disabled. */
+	u64 (*vp_flush)(struct tdx_vp *vp);
+	u64 (*mng_vpflushdone)(struct tdx_td *td);
+	u64 (*phymem_cache_wb)(bool resume);
+	u64 (*mng_key_freeid)(struct tdx_td *td);
+	void (*guest_keyid_free)(unsigned int keyid);
 
 	/* Does nothing unless the CPU has the partial-write erratum. */
 	void (*quirk_reset_paddr)(unsigned long base, unsigned long size);
