@@ -765,13 +765,12 @@ bool tdx_model_is_private(struct tdx_model *m, int i)
 static void model_free_folio(struct folio *folio)
 {
 	struct model_frame *f = tdx_model_frame(folio_page(folio, 0));
-	int refs = folio_ref_count(folio);
 	struct tdx_model *m = the_model;
 	const char *why_not;
 
 	tdx_gmem_ops.aops->free_folio(folio);
 
-	if (folio_ref_count(folio) > refs) {
+	if (folio->private == KVM_GMEM_FOLIO_LEAKED) {
 		list_add(&f->entry, &m->leaked);
 		m->nr_leaked++;
 		return;

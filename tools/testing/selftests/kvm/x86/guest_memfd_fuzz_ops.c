@@ -609,7 +609,7 @@ static void op_remove(struct fuzz_world *w, const u32 *arg)
 	r = madvise(f->map + first * PAGE_SIZE, nr * PAGE_SIZE, MADV_REMOVE) ? errno : 0;
 	fuzz_note(w, "file %ld, MADV_REMOVE of %lu+%lu: %s", f - w->files, first, nr,
 		  strerror(r));
-	if (r != EINVAL && r != EACCES && r != EPERM)
+	if (r != EINVAL && r != EACCES)
 		check_punched(w, f, first, nr, r, false);
 }
 
@@ -958,7 +958,10 @@ static void child_call(struct fuzz_world *w, struct fuzz_child *c, struct fuzz_f
 
 	fuzz_note(w, "child %ld, file %u page %lu, call %d", c - w->children, cmd.file, page, op);
 	child_ask(w, c, &cmd, &reply);
-	if (op == CHILD_PUNCH)
+	if (op == CHILD_PUNCH && f->vm->has_private && f->pages[page].private)
+		fuzz_check(w, reply.code == EPERM, "Hole in a private page by a child: %s",
+			   strerror(reply.code));
+	else if (op == CHILD_PUNCH)
 		check_punched(w, f, page, 1, reply.code, false);
 	else
 		fuzz_check(w, reply.code == EIO, "Conversion by a child: %s",
