@@ -28,7 +28,7 @@
 #define CONTENT_DISCARD		KVM_SET_MEMORY_ATTRIBUTES2_DISCARD
 
 /* With KASAN and lockdep that many take minutes under emulation. */
-#define RANDOM_CONVERSIONS	(IS_ENABLED(CONFIG_KASAN) ? 20000 : 100000)
+#define RANDOM_CONVERSIONS	(IS_ENABLED(CONFIG_KASAN) ? 5000 : 100000)
 #define RANDOM_OPS_PER_PHASE	1500
 
 /* Something to find again. */
