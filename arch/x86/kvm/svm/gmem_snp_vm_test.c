@@ -390,7 +390,7 @@ static int gmem_snp_vm_init(struct kunit *test)
 	real_platform = snp_platform;
 	if (snp_platform->has_snp())
 		kunit_skip(test, "the host has an RMP of its own");
-	if (!boot_cpu_has(X86_FEATURE_SVM) || !tdp_enabled)
+	if (!boot_cpu_has(X86_FEATURE_SVM) || !npt_enabled)
 		kunit_skip(test, "no SVM, or no nested paging");
 
 	vm = kunit_kzalloc(test, sizeof(*vm), GFP_KERNEL);
