@@ -164,8 +164,8 @@ struct fuzz_op_desc {
 };
 
 /*
- * Faults of the kernel that are known and not mended yet.  An operation that runs
- * into one is left out, unless its bit is among those that are to be tried.
+ * Operations that ran into faults of older kernels.  All of them are tried by default;
+ * for a kernel that still has such a fault, -k leaves its bit out.
  */
 #define FUZZ_FAULT_NESTED_HUGE	BIT(0)	/* tables of 4 KiB on large pages */
 #define FUZZ_FAULT_HELD_POISON	BIT(1)	/* error in a large page that is held */
