@@ -40,9 +40,12 @@ struct kvm_gmem_content {
  * table per VM type; an inode keeps the pointer for life, as a file never
  * changes its VM type and outlives its VM.
  *
- * Hooks may be NULL.  Unless said otherwise they are called with the mapping's
- * invalidate_lock held and may sleep.  pfns and orders are in base pages, and
- * no range handed to a hook cuts a folio.
+ * Hooks may be NULL, and may sleep unless said otherwise.  pfns and orders are in base
+ * pages, and no range handed to a hook cuts a folio.
+ *
+ * A hook that is said to be called exclusively has its pages for itself: no fault, no
+ * other change of the file and no other hook comes near them, but for ->invalidate() by
+ * memory failure.  Whether the mapping's invalidate_lock is held is not for it to know.
  */
 struct kvm_gmem_ops {
 	/* Flags of KVM_CREATE_GUEST_MEMFD that files of this VM type accept. */
@@ -71,6 +74,14 @@ struct kvm_gmem_ops {
 	bool zap_on_convert;
 
 	/*
+	 * The platform itself keeps the guest from reading what a private page held
+	 * in its former life, so KVM need not zero the page for the guest.  Whoever
+	 * gives such a page to the guest marks it up to date: the platform owns it
+	 * from then on.  A page that isn't is zeroed before any other use.
+	 */
+	bool zeroes_private;
+
+	/*
 	 * The address space operations of the VM type's files, made by
 	 * KVM_GMEM_AOPS().  They are per VM type so that ->free_folio() can give
 	 * a page back to the host when neither VM nor mapping exist any more.
@@ -84,7 +95,7 @@ struct kvm_gmem_ops {
 	/*
 	 * Veto a conversion of @range, which lies within one slot, before
 	 * anything has changed.  Not asked about DISCARD, which takes the pages
-	 * away as a hole does.  invalidate_lock is held for write.
+	 * away as a hole does.  Called exclusively, for all of the file.
 	 */
 	int (*may_convert)(struct kvm *kvm, struct kvm_memory_slot *slot,
 			   struct kvm_gfn_range *range, bool to_private);
@@ -96,8 +107,8 @@ struct kvm_gmem_ops {
 	 * before private memory is converted, punched or discarded, for the first
 	 * folio that is present in each aligned block of @max_order: an entry never
 	 * was larger than that, and goes whole or is split, hence one folio tells of
-	 * its whole block.  invalidate_lock is held for write; memory failure may
-	 * still split a folio afterwards.
+	 * its whole block.  Called exclusively; memory failure may still split a
+	 * folio afterwards.
 	 */
 	int (*prepare_convert)(kvm_pfn_t pfn, int order);
 
@@ -112,15 +123,15 @@ struct kvm_gmem_ops {
 	/*
 	 * Take a page back because it becomes shared, after the last mapping
 	 * and translation are gone.  False if the platform refuses; the page is
-	 * then lost to the host.  invalidate_lock is held for write.
+	 * then lost to the host.  Called exclusively.
 	 */
 	bool (*make_shared)(kvm_pfn_t pfn, int order);
 
 	/*
 	 * Move what the guest has of @range, which lies within @slot, to the
 	 * other side, where the platform does that itself and page by page; before
-	 * ->make_shared().  Cannot fail: what could is for ->may_convert().
-	 * invalidate_lock is held for write.
+	 * ->make_shared().  Cannot fail: what could is for ->may_convert().  Called
+	 * exclusively.
 	 */
 	void (*move_range)(struct kvm *kvm, struct kvm_memory_slot *slot,
 			   struct kvm_gfn_range *range, bool to_private);
@@ -130,8 +141,8 @@ struct kvm_gmem_ops {
 	 * where KVM's zap cannot do that.  Called before the zap, on the same
 	 * occasions as ->release_range().  Pages that the platform doesn't give
 	 * back stay in the file if the operation can fail; at the end of the file
-	 * it is for ->free_folio() to leak them.  invalidate_lock is held for
-	 * write.  Returns 0, or an error if a page is still the guest's.
+	 * it is for ->free_folio() to leak them.  Called exclusively.  Returns 0, or
+	 * an error if a page is still the guest's.
 	 */
 	int (*reclaim_range)(struct kvm *kvm, struct kvm_memory_slot *slot,
 			     struct kvm_gfn_range *range);
@@ -140,8 +151,7 @@ struct kvm_gmem_ops {
 	 * The guest loses the pages of @range, which lies within @slot: by punch,
 	 * DISCARD, unbinding or the end of the file.  The guest's mappings are
 	 * gone, the folios are not free yet.  This is where to do what needs the
-	 * VM; when a folio is freed the VM may be gone.  invalidate_lock is held
-	 * for write.
+	 * VM; when a folio is freed the VM may be gone.  Called exclusively.
 	 */
 	void (*release_range)(struct kvm *kvm, struct kvm_memory_slot *slot,
 			      struct kvm_gfn_range *range);
@@ -193,7 +203,7 @@ extern const struct kvm_gmem_ops kvm_gmem_default_ops;
 
 int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg);
-void kvm_gmem_sync_state(struct kvm_memory_slot *slot);
+void kvm_gmem_sync_state(struct kvm_memory_slot *slot, gfn_t gfn);
 
 bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
 

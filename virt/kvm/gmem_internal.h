@@ -7,9 +7,11 @@
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_gmem_state.h>
 #include <linux/mempolicy.h>
+#include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/rwsem.h>
 #include <linux/sizes.h>
+#include <linux/wait.h>
 
 /*
  * Data model
@@ -25,9 +27,10 @@
  * Locking, outermost first:
  *
  *   kvm->slots_lock		bind, unbind, release, populate
- *   mmap_lock, VMA lock	user faults
- *   mapping->invalidate_lock	write: conversion, punch, bind, unbind, release,
- *				populate; read: user and guest faults, allocate
+ *   mmap_lock			user faults
+ *   change_lock		conversion, punch, bind, unbind, release, populate
+ *   mapping->invalidate_lock	write: the same; read: user and guest faults,
+ *				allocate
  *   folio lock			make_private, zeroing, memory failure
  *   bindings_lock		leaf but for mmu_lock; write: bind, unbind,
  *				release; read: memory failure
@@ -41,6 +44,13 @@
  * The state map is written with invalidate_lock held for write.  Holding the
  * lock in either mode makes state stable; guest faults peek at it under RCU only
  * and are corrected by mmu_invalidate_seq.
+ *
+ * Whoever changes the file holds change_lock and, for write, invalidate_lock: no fault
+ * sees the change half done.  Long work in batches drops both after each of them.  A
+ * conversion is all or nothing: unless it is short it claims its range, and drops
+ * invalidate_lock alone while it works: faults elsewhere go on, those in the range wait
+ * for the end of the claim.  Readers keep off a claimed range altogether, as a reference
+ * to a folio would be in the way of the conversion.
  *
  * Beyond invalidate_lock KVM never holds a reference to a folio.  If it did, its
  * own guest faults would make conversions fail.
@@ -64,6 +74,15 @@ struct gmem_inode {
 	/* The VM type's if GUEST_MEMFD_FLAG_HUGE, else 0. */
 	unsigned int max_order;
 
+	/*
+	 * Pages [claim_start, claim_end) are a conversion's who holds change_lock.  None
+	 * are if both are 0.  Written with invalidate_lock held for write.
+	 */
+	struct mutex change_lock;
+	pgoff_t claim_start;
+	pgoff_t claim_end;
+	wait_queue_head_t claim_wait;
+
 	struct rw_semaphore bindings_lock;
 	struct list_head files;
 
@@ -84,6 +103,12 @@ struct gmem_file {
 
 /* Long work gives faults a chance to run after at most so many pages. */
 #define GMEM_BATCH_PAGES	(SZ_2M >> PAGE_SHIFT)
+
+/*
+ * A conversion of more pages, unless they are one large folio's, claims its range.  For
+ * so few the claim would cost more than it spares others.
+ */
+#define GMEM_SHORT_PAGES	8
 
 static __always_inline struct gmem_inode *GMEM_I(struct inode *inode)
 {
@@ -106,7 +131,25 @@ static inline bool kvm_gmem_may_control(const struct gmem_file *f)
 	       GMEM_I(f->inode)->flags & GUEST_MEMFD_FLAG_SHARED_CONTROL;
 }
 
-/* Stable only if invalidate_lock is held. */
+/* Are pages of [@start, @end) claimed?  Stable only if invalidate_lock is held. */
+static inline bool kvm_gmem_is_claimed(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	return start < READ_ONCE(gi->claim_end) && READ_ONCE(gi->claim_start) < end;
+}
+
+/* Do folios, state and bindings of [@start, @end) change by the caller's hand alone? */
+static inline void kvm_gmem_assert_exclusive(struct inode *inode, pgoff_t start,
+					     pgoff_t end)
+{
+	lockdep_assert_held(&GMEM_I(inode)->change_lock);
+	lockdep_assert(lockdep_is_held_type(&inode->i_mapping->invalidate_lock, 0) ||
+		       (start >= GMEM_I(inode)->claim_start &&
+			end <= GMEM_I(inode)->claim_end));
+}
+
+/* Stable only if invalidate_lock is held, or the page is claimed by the caller. */
 static inline bool kvm_gmem_index_is_private(struct inode *inode, pgoff_t index)
 {
 	struct gmem_inode *gi = GMEM_I(inode);
@@ -142,6 +185,13 @@ static inline bool kvm_gmem_folio_is_poisoned(struct folio *folio)
 
 /* guest_memfd.c */
 bool kvm_gmem_is_file(const struct file *file);
+void kvm_gmem_begin_change(struct inode *inode);
+void kvm_gmem_end_change(struct inode *inode);
+bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end);
+int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
+			unsigned int state);
+void kvm_gmem_unlock_range(struct inode *inode);
+pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end);
 struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
 				  loff_t size, u64 flags);
 

@@ -62,6 +62,61 @@ bool kvm_gmem_is_file(const struct file *file)
 	return file->f_op == &kvm_gmem_fops;
 }
 
+/* Locks, see gmem_internal.h. */
+
+/* Keep other changes of the file out, and faults.  May sleep for long. */
+void kvm_gmem_begin_change(struct inode *inode)
+{
+	mutex_lock(&GMEM_I(inode)->change_lock);
+	filemap_invalidate_lock(inode->i_mapping);
+}
+
+void kvm_gmem_end_change(struct inode *inode)
+{
+	filemap_invalidate_unlock(inode->i_mapping);
+	mutex_unlock(&GMEM_I(inode)->change_lock);
+}
+
+/*
+ * Take invalidate_lock for read, to use the folios and the state of [@start, @end).
+ * False, without the lock, if a conversion has claimed any of it.  May sleep.
+ */
+bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	if (!kvm_gmem_is_claimed(inode, start, end))
+		return true;
+
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return false;
+}
+
+/*
+ * The same, but wait, in task state @state, until no conversion claims any of it.
+ * Returns 0, or -EINTR, without the lock, if a signal ends the wait.
+ */
+int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
+			unsigned int state)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	/* Whoever claims pages holds it, and must not want what the caller holds. */
+	might_lock(&gi->change_lock);
+
+	while (!kvm_gmem_trylock_range(inode, start, end)) {
+		if (wait_event_state(gi->claim_wait,
+				     !kvm_gmem_is_claimed(inode, start, end), state))
+			return -EINTR;
+	}
+
+	return 0;
+}
+
+void kvm_gmem_unlock_range(struct inode *inode)
+{
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+}
+
 /* fallocate() */
 
 /*
@@ -74,7 +129,7 @@ static int kvm_gmem_may_punch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	struct gmem_inode *gi = GMEM_I(f->inode);
 	bool has_private;
 
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(f->inode, start, end);
 
 	/* Without private memory there is no one to protect it from, as in the base. */
 	if (!gi->ops->attributes || kvm_gmem_may_control(f))
@@ -97,7 +152,7 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	int r;
 
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(f->inode, start, end);
 
 	/* The lock was dropped since the first look, and memory may have come or moved. */
 	r = kvm_gmem_may_punch(f, start, end);
@@ -121,7 +176,7 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 }
 
 /* Batches end where no folio can go on; a cut there would be for nothing. */
-static pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end)
+pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	pgoff_t batch = max_t(pgoff_t, GMEM_BATCH_PAGES, 1UL << GMEM_I(inode)->max_order);
 
@@ -131,17 +186,16 @@ static pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t en
 /* What fails for the hole as a whole had better fail before anything is freed. */
 static int kvm_gmem_prepare_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
-	struct address_space *mapping = f->inode->i_mapping;
 	int r;
 
 	if (!GMEM_I(f->inode)->max_order &&
 	    (!GMEM_I(f->inode)->ops->attributes || kvm_gmem_may_control(f)))
 		return 0;
 
-	filemap_invalidate_lock(mapping);
+	kvm_gmem_begin_change(f->inode);
 	r = kvm_gmem_may_punch(f, start, end) ?:
 	    kvm_gmem_cut_edges(f->inode, start, end);
-	filemap_invalidate_unlock(mapping);
+	kvm_gmem_end_change(f->inode);
 
 	return r;
 }
@@ -155,7 +209,6 @@ static int kvm_gmem_prepare_hole(struct gmem_file *f, pgoff_t start, pgoff_t end
  */
 static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
-	struct address_space *mapping = f->inode->i_mapping;
 	pgoff_t next;
 	int r;
 
@@ -163,14 +216,14 @@ static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 
 	r = kvm_gmem_prepare_hole(f, start, end);
 	while (!r && start < end) {
-		filemap_invalidate_lock(mapping);
+		kvm_gmem_begin_change(f->inode);
 
 		start = kvm_gmem_next_present(f->inode, start, end);
 		next = kvm_gmem_batch_end(f->inode, start, end);
 		if (start < next)
 			r = kvm_gmem_punch_batch(f, start, next);
 
-		filemap_invalidate_unlock(mapping);
+		kvm_gmem_end_change(f->inode);
 
 		start = next;
 		cond_resched();
@@ -203,13 +256,17 @@ static int kvm_gmem_allocate_batch(struct gmem_file *f, pgoff_t *start, pgoff_t 
 /* What is allocated stays if the rest fails, as fallocate(2) has it. */
 static int kvm_gmem_allocate(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
-	struct address_space *mapping = f->inode->i_mapping;
+	pgoff_t next;
 	int r = 0;
 
 	while (!r && start < end) {
-		filemap_invalidate_lock_shared(mapping);
-		r = kvm_gmem_allocate_batch(f, &start, min(end, start + GMEM_BATCH_PAGES));
-		filemap_invalidate_unlock_shared(mapping);
+		next = min(end, start + GMEM_BATCH_PAGES);
+		r = kvm_gmem_lock_range(f->inode, start, next, TASK_INTERRUPTIBLE);
+		if (r)
+			return r;
+
+		r = kvm_gmem_allocate_batch(f, &start, next);
+		kvm_gmem_unlock_range(f->inode);
 	}
 
 	return r;
@@ -246,18 +303,21 @@ static long kvm_gmem_fallocate(struct file *file, int mode, loff_t offset, loff_
 static loff_t kvm_gmem_seek(struct file *file, loff_t offset, bool data)
 {
 	struct gmem_file *f = file->private_data;
-	struct address_space *mapping = f->inode->i_mapping;
 	loff_t size = i_size_read(f->inode);
 	pgoff_t index = offset >> PAGE_SHIFT;
 	pgoff_t end = size >> PAGE_SHIFT;
+	int r;
 
 	if (offset < 0 || offset >= size)
 		return -ENXIO;
 
-	filemap_invalidate_lock_shared(mapping);
+	r = kvm_gmem_lock_range(f->inode, index, end, TASK_KILLABLE);
+	if (r)
+		return r;
+
 	index = data ? kvm_gmem_next_present(f->inode, index, end) :
 		       kvm_gmem_next_absent(f->inode, index, end);
-	filemap_invalidate_unlock_shared(mapping);
+	kvm_gmem_unlock_range(f->inode);
 
 	/* The end is a hole, but no data. */
 	if (data && index == end)
@@ -397,19 +457,18 @@ typedef void (*kvm_gmem_piece_fn)(struct gmem_file *f, pgoff_t start, pgoff_t en
  */
 static void kvm_gmem_for_each_piece(struct gmem_file *f, kvm_gmem_piece_fn fn)
 {
-	struct address_space *mapping = f->inode->i_mapping;
 	pgoff_t end = i_size_read(f->inode) >> PAGE_SHIFT;
 	pgoff_t start = 0, next;
 
 	while (start < end) {
-		filemap_invalidate_lock(mapping);
+		kvm_gmem_begin_change(f->inode);
 
 		start = kvm_gmem_next_present(f->inode, start, end);
 		next = kvm_gmem_batch_end(f->inode, start, end);
 		if (start < next)
 			fn(f, start, next);
 
-		filemap_invalidate_unlock(mapping);
+		kvm_gmem_end_change(f->inode);
 
 		start = next;
 		cond_resched();
@@ -696,6 +755,10 @@ static void kvm_gmem_init_inode_once(void *__gi)
 	struct gmem_inode *gi = __gi;
 
 	inode_init_once(&gi->vfs_inode);
+	mutex_init(&gi->change_lock);
+	gi->claim_start = 0;
+	gi->claim_end = 0;
+	init_waitqueue_head(&gi->claim_wait);
 	init_rwsem(&gi->bindings_lock);
 	INIT_LIST_HEAD(&gi->files);
 	gmem_state_init(&gi->state, false);

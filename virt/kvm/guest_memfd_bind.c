@@ -15,7 +15,7 @@
 
 static void kvm_gmem_assert_bindings_stable(struct inode *inode)
 {
-	lockdep_assert(lockdep_is_held_type(&inode->i_mapping->invalidate_lock, 0) ||
+	lockdep_assert(lockdep_is_held(&GMEM_I(inode)->change_lock) ||
 		       lockdep_is_held(&GMEM_I(inode)->bindings_lock));
 }
 
@@ -160,7 +160,7 @@ int kvm_gmem_for_each_range(struct gmem_file *f, pgoff_t start, pgoff_t end,
 	struct kvm_gfn_range range;
 	int r;
 
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(f->inode, start, end);
 
 	kvm_gmem_for_each_binding(f, slot, start, end) {
 		kvm_gmem_slot_range(slot, start, end, &range);
@@ -195,7 +195,7 @@ int kvm_gmem_reclaim_inode_range(struct inode *inode, pgoff_t start, pgoff_t end
 	struct gmem_file *f;
 	int r;
 
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(inode, start, end);
 
 	list_for_each_entry(f, &GMEM_I(inode)->files, entry) {
 		r = kvm_gmem_reclaim_range(f, start, end);
@@ -227,7 +227,7 @@ void kvm_gmem_release_range(struct gmem_file *f, pgoff_t start, pgoff_t end)
 {
 	struct kvm_memory_slot *slot;
 
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(f->inode, start, end);
 
 	if (!GMEM_I(f->inode)->ops->release_range)
 		return;
@@ -240,7 +240,7 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 {
 	struct gmem_file *f;
 
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(inode, start, end);
 
 	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
 		kvm_gmem_release_range(f, start, end);
@@ -307,7 +307,7 @@ static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
 	struct interval_tree_node *node = &slot->gmem.binding;
 
 	lockdep_assert_held(&f->kvm->slots_lock);
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(f->inode, 0, ULONG_MAX);
 	lockdep_assert_held_write(&GMEM_I(f->inode)->bindings_lock);
 
 	if (kvm_gmem_binding_conflicts(f, slot))
@@ -322,7 +322,7 @@ static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
 static void kvm_gmem_clear_binding(struct gmem_file *f, struct kvm_memory_slot *slot)
 {
 	lockdep_assert_held(&f->kvm->slots_lock);
-	lockdep_assert_held_write(&f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(f->inode, 0, ULONG_MAX);
 	lockdep_assert_held_write(&GMEM_I(f->inode)->bindings_lock);
 
 	trace_kvm_gmem_bind(f->inode->i_ino, slot, false, 0);
@@ -346,14 +346,14 @@ void kvm_gmem_unbind_all(struct gmem_file *f)
 
 void kvm_gmem_lock_bindings(struct inode *inode)
 {
-	filemap_invalidate_lock(inode->i_mapping);
+	kvm_gmem_begin_change(inode);
 	down_write(&GMEM_I(inode)->bindings_lock);
 }
 
 void kvm_gmem_unlock_bindings(struct inode *inode)
 {
 	up_write(&GMEM_I(inode)->bindings_lock);
-	filemap_invalidate_unlock(inode->i_mapping);
+	kvm_gmem_end_change(inode);
 }
 
 /*
@@ -364,7 +364,7 @@ static void kvm_gmem_fix_backing(struct inode *inode)
 {
 	struct gmem_inode *gi = GMEM_I(inode);
 
-	lockdep_assert_not_held(&inode->i_mapping->invalidate_lock);
+	lockdep_assert_not_held(&gi->change_lock);
 
 	/*
 	 * Once set it stays; if it isn't, a conversion may be about to.  Pairs with
@@ -373,9 +373,9 @@ static void kvm_gmem_fix_backing(struct inode *inode)
 	if (smp_load_acquire(&gi->backing_fixed))
 		return;
 
-	filemap_invalidate_lock(inode->i_mapping);
+	kvm_gmem_begin_change(inode);
 	WRITE_ONCE(gi->backing_fixed, true);
-	filemap_invalidate_unlock(inode->i_mapping);
+	kvm_gmem_end_change(inode);
 }
 
 /*
@@ -500,7 +500,8 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
 	pgoff_t index = start;
 	int i;
 
-	lockdep_assert_held(&mapping->invalidate_lock);
+	lockdep_assert(lockdep_is_held(&mapping->invalidate_lock) ||
+		       kvm_gmem_is_claimed(mapping->host, start, end));
 
 	folio_batch_init(&fbatch);
 	while (index < end && filemap_get_folios(mapping, &index, end - 1, &fbatch)) {
@@ -518,17 +519,16 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
 static void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
 			       kvm_gmem_walk_fn fn, void *arg)
 {
-	struct address_space *mapping = f->inode->i_mapping;
 	pgoff_t next;
 
 	for (; index < end; index = next) {
-		filemap_invalidate_lock_shared(mapping);
+		kvm_gmem_lock_range(f->inode, index, end, TASK_UNINTERRUPTIBLE);
 
 		index = kvm_gmem_next_present(f->inode, index, end);
 		next = min(end, index + GMEM_BATCH_PAGES);
-		kvm_gmem_walk_batch(mapping, index, next, fn, arg);
+		kvm_gmem_walk_batch(f->inode->i_mapping, index, next, fn, arg);
 
-		filemap_invalidate_unlock_shared(mapping);
+		kvm_gmem_unlock_range(f->inode);
 	}
 }
 
@@ -556,8 +556,7 @@ void kvm_gmem_walk_present(struct kvm_memory_slot *slot, gfn_t start, gfn_t end,
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_present);
 
 /*
- * The same for @range, from a hook of the VM type's that is called with
- * invalidate_lock held for write.
+ * The same for @range, from a hook of the VM type's that has the range for itself.
  */
 void kvm_gmem_walk_range(struct kvm_gfn_range *range, kvm_gmem_walk_fn fn, void *arg)
 {

@@ -14,9 +14,10 @@
  *   commit				readers of the map see the new state
  *   invalidate_end			faults that saw the old state retry
  *
- * invalidate_lock is held for write throughout, hence there are no user faults,
- * no guest faults past their first look at the state, no punch and no other
- * conversion of the file.
+ * change_lock is held throughout, hence there is no punch and no other conversion of
+ * the file.  A short conversion holds invalidate_lock for write as well, any other has
+ * claimed its range in between: either way there are no user faults in the range, and
+ * no guest faults past their first look at the state.
  */
 #include <linux/folio_batch.h>
 #include <linux/kvm_host.h>
@@ -44,6 +45,9 @@ struct gmem_conversion {
 	 */
 	u64 content;
 	bool is_explicit;
+
+	/* The range is claimed, and invalidate_lock isn't held. */
+	bool has_claim;
 
 	/* Outputs: the first page in the way, pages that changed sides. */
 	pgoff_t error_index;
@@ -102,7 +106,7 @@ static int kvm_gmem_check_holders(struct gmem_conversion *c)
 	struct folio_batch fbatch;
 	int i, r = 0;
 
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(inode, c->start, c->end);
 
 	folio_batch_init(&fbatch);
 	while (!r && filemap_get_folios(inode->i_mapping, &index, c->end - 1, &fbatch)) {
@@ -177,13 +181,74 @@ static void kvm_gmem_move_range(struct gmem_conversion *c)
 }
 
 /*
+ * Let faults elsewhere go on, and those in the range wait.  They wait as far as a large
+ * folio may go on beyond an edge: it is split there.
+ */
+static void kvm_gmem_claim(struct gmem_conversion *c)
+{
+	struct inode *inode = c->f->inode;
+	struct gmem_inode *gi = GMEM_I(inode);
+	pgoff_t nr = 1UL << gi->max_order;
+
+	lockdep_assert_held(&gi->change_lock);
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	if (c->end - c->start <= max(GMEM_SHORT_PAGES, nr))
+		return;
+
+	WRITE_ONCE(gi->claim_start, ALIGN_DOWN(c->start, nr));
+	WRITE_ONCE(gi->claim_end, ALIGN(c->end, nr));
+	c->has_claim = true;
+	filemap_invalidate_unlock(inode->i_mapping);
+}
+
+/* Faults find what there is now as soon as the caller drops invalidate_lock. */
+static void kvm_gmem_unclaim(struct gmem_conversion *c)
+{
+	struct inode *inode = c->f->inode;
+	struct gmem_inode *gi = GMEM_I(inode);
+
+	if (!c->has_claim)
+		return;
+
+	filemap_invalidate_lock(inode->i_mapping);
+	c->has_claim = false;
+	WRITE_ONCE(gi->claim_start, 0);
+	WRITE_ONCE(gi->claim_end, 0);
+	wake_up_all(&gi->claim_wait);
+}
+
+/* kvm_gmem_drop_folios() wants the lock, and faults elsewhere their turn. */
+static void kvm_gmem_drop_converted(struct gmem_conversion *c, pgoff_t start, pgoff_t end)
+{
+	struct address_space *mapping = c->f->inode->i_mapping;
+	pgoff_t next;
+
+	if (!c->has_claim) {
+		kvm_gmem_drop_folios(c->f, start, end);
+		return;
+	}
+
+	while ((start = kvm_gmem_next_present(c->f->inode, start, end)) < end) {
+		next = kvm_gmem_batch_end(c->f->inode, start, end);
+
+		filemap_invalidate_lock(mapping);
+		kvm_gmem_drop_folios(c->f, start, next);
+		filemap_invalidate_unlock(mapping);
+
+		start = next;
+		cond_resched();
+	}
+}
+
+/*
  * The platform refuses to make @folio shared.  There is no way back: it leaves the
  * file, and the index reads as a hole from now on.
  */
 static void kvm_gmem_leak_unshared(struct gmem_conversion *c, struct folio *folio)
 {
 	kvm_gmem_leak_folio(folio);
-	kvm_gmem_drop_folios(c->f, folio->index, folio_next_index(folio));
+	kvm_gmem_drop_converted(c, folio->index, folio_next_index(folio));
 }
 
 /* Have the platform give @folio up.  False if it refuses, and the folio is lost. */
@@ -274,7 +339,7 @@ static void kvm_gmem_drop_block(struct gmem_conversion *c, pgoff_t start, pgoff_
 	}
 
 	kvm_gmem_release_inode_range(inode, start, end);
-	kvm_gmem_drop_folios(c->f, start, end);
+	kvm_gmem_drop_converted(c, start, end);
 }
 
 /*
@@ -288,7 +353,7 @@ static void kvm_gmem_drop_fragments(struct gmem_conversion *c)
 	pgoff_t nr = 1UL << GMEM_I(inode)->max_order;
 	pgoff_t start = ALIGN(c->start, nr);
 
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(inode, c->start, c->end);
 
 	if (nr == 1 || c->content == KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE)
 		return;
@@ -314,7 +379,7 @@ static void kvm_gmem_convert_folios(struct gmem_conversion *c)
 	struct folio_batch fbatch;
 	int i;
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(c->f->inode, c->start, c->end);
 
 	folio_batch_init(&fbatch);
 	while (filemap_get_folios(mapping, &index, c->end - 1, &fbatch)) {
@@ -366,81 +431,72 @@ static int kvm_gmem_cut_edge(struct gmem_conversion *c, pgoff_t edge, pgoff_t in
 /* Split the folios at the edges of the range, where it matters. */
 static int kvm_gmem_cut_conversion(struct gmem_conversion *c)
 {
-	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(c->f->inode, c->start, c->end);
 
 	return kvm_gmem_cut_edge(c, c->start, c->start) ?:
 	       kvm_gmem_cut_edge(c, c->end, c->end - 1);
 }
 
 /*
- * Everything that may fail.  On success @change is prepared; on failure nothing
- * has happened but that users have to fault pages in again.
+ * What may fail and does not need all of the file.  On failure nothing has happened but
+ * that users have to fault pages in again.
  */
-static int kvm_gmem_prepare_conversion(struct gmem_conversion *c,
-				       struct gmem_state_change *change)
+static int kvm_gmem_prepare_folios(struct gmem_conversion *c)
 {
 	bool discard = c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD;
-	struct gmem_inode *gi = GMEM_I(c->f->inode);
-	int r;
-
-	/* The VM type may keep a page where it is, but not from leaving the file. */
-	if (!discard) {
-		r = kvm_gmem_may_convert(c);
-		if (r)
-			return r;
-	}
-
-	r = gmem_state_prepare(&gi->state, change, c->start, c->end, c->to_private);
-	if (r)
-		return r;
+	struct inode *inode = c->f->inode;
+	int r = 0;
 
 	/*
 	 * DISCARD doesn't ask for holders, they keep an orphan.  A page that goes
 	 * to shared was private, and no one can hold or map a private page.
 	 */
 	if (c->to_private || discard)
-		kvm_gmem_unmap_users(c->f->inode, c->start, c->end);
+		kvm_gmem_unmap_users(inode, c->start, c->end);
 	if (c->to_private && !discard)
 		r = kvm_gmem_check_holders(c);
 	if (!r)
 		r = kvm_gmem_cut_conversion(c);
 	/* To private, what is private already is left alone unless asked for. */
 	if (!r && (!c->to_private || c->is_explicit))
-		r = kvm_gmem_prepare_range(c->f->inode, c->start, c->end);
+		r = kvm_gmem_prepare_range(inode, c->start, c->end);
 	if (!r && discard)
-		r = kvm_gmem_reclaim_inode_range(c->f->inode, c->start, c->end);
-	if (r)
-		gmem_state_abort(&gi->state, change);
+		r = kvm_gmem_reclaim_inode_range(inode, c->start, c->end);
 
 	return r;
 }
 
-/* The part beyond the point of no return. */
-static void kvm_gmem_commit_conversion(struct gmem_conversion *c,
-				       struct gmem_state_change *change)
+/* Beyond the point of no return: take the pages from the guest, see to their bytes. */
+static void kvm_gmem_convert_content(struct gmem_conversion *c)
 {
-	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	struct inode *inode = c->f->inode;
 	enum kvm_gfn_range_filter filter = 0;
 
-	if (gi->ops->zap_on_convert) {
+	if (GMEM_I(inode)->ops->zap_on_convert) {
 		if (!c->to_private || c->is_explicit)
 			filter |= KVM_FILTER_PRIVATE;
 		if (c->to_private || c->is_explicit)
 			filter |= KVM_FILTER_SHARED;
 	}
 
-	kvm_gmem_invalidate_start(c->f->inode, c->start, c->end, filter);
+	kvm_gmem_invalidate_start(inode, c->start, c->end, filter);
 
 	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD) {
-		kvm_gmem_release_inode_range(c->f->inode, c->start, c->end);
-		kvm_gmem_drop_folios(c->f, c->start, c->end);
+		kvm_gmem_release_inode_range(inode, c->start, c->end);
+		kvm_gmem_drop_converted(c, c->start, c->end);
 	} else {
 		kvm_gmem_drop_fragments(c);
 		kvm_gmem_move_range(c);
 		kvm_gmem_convert_folios(c);
 	}
+}
 
-	gmem_state_commit(&gi->state, change);
+/* Tell readers of the map, then let faults in again. */
+static void kvm_gmem_commit(struct gmem_conversion *c, struct gmem_state_change *change)
+{
+	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	gmem_state_commit(&GMEM_I(c->f->inode)->state, change);
 	if (c->to_private)
 		kvm_gmem_account(c->f, c->nr_moved, -c->nr_moved);
 	else
@@ -451,28 +507,40 @@ static void kvm_gmem_commit_conversion(struct gmem_conversion *c,
 
 static int kvm_gmem_convert(struct gmem_conversion *c)
 {
-	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	struct gmem_state *state = &GMEM_I(c->f->inode)->state;
 	struct gmem_state_change change;
-	int r;
+	int r = 0;
 
 	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
 
-	if (!c->is_explicit &&
-	    gmem_state_range_is(&gi->state, c->start, c->end, c->to_private))
+	if (!c->is_explicit && gmem_state_range_is(state, c->start, c->end, c->to_private))
 		return 0;
 
-	r = kvm_gmem_prepare_conversion(c, &change);
+	/* The VM type may keep a page where it is, but not from leaving the file. */
+	if (c->content != KVM_SET_MEMORY_ATTRIBUTES2_DISCARD)
+		r = kvm_gmem_may_convert(c);
+	if (!r)
+		r = gmem_state_prepare(state, &change, c->start, c->end, c->to_private);
 	if (r)
 		return r;
 
-	kvm_gmem_commit_conversion(c, &change);
-	return 0;
+	kvm_gmem_claim(c);
+	r = kvm_gmem_prepare_folios(c);
+	if (!r)
+		kvm_gmem_convert_content(c);
+	kvm_gmem_unclaim(c);
+
+	if (r)
+		gmem_state_abort(state, &change);
+	else
+		kvm_gmem_commit(c, &change);
+	return r;
 }
 
 /*
  * The platform has rejected the private page at @index for what is in it, and has
  * left in it what ought to be: give it to user space with its bytes.
- * invalidate_lock is held for write.
+ * change_lock is held, and invalidate_lock for write.
  */
 int kvm_gmem_share_rejected(struct gmem_file *f, pgoff_t index)
 {
@@ -566,7 +634,6 @@ static int kvm_gmem_run_conversion(struct gmem_file *f,
 				   struct kvm_memory_attributes2 *attrs,
 				   struct kvm_memory_attributes2 __user *uattrs)
 {
-	struct address_space *mapping = f->inode->i_mapping;
 	struct gmem_conversion c;
 	int r;
 
@@ -576,9 +643,9 @@ static int kvm_gmem_run_conversion(struct gmem_file *f,
 		return r;
 
 	if (!r) {
-		filemap_invalidate_lock(mapping);
+		kvm_gmem_begin_change(f->inode);
 		r = kvm_gmem_track_state(f->inode) ?: kvm_gmem_convert(&c);
-		filemap_invalidate_unlock(mapping);
+		kvm_gmem_end_change(f->inode);
 
 		trace_kvm_gmem_convert(f->inode->i_ino, c.start, c.end, c.to_private,
 				       c.content, r);
@@ -599,7 +666,8 @@ static int kvm_gmem_run_conversion(struct gmem_file *f,
  * GUEST_MEMFD_FLAG_SHARED_CONTROL; whoever else holds the file descriptor may at most
  * map and punch what is shared.  @uattrs is written back on error only, once the range
  * is known to be good, with the offset of the first page in the way.  Takes
- * invalidate_lock for write, may sleep.
+ * change_lock and, for write, invalidate_lock; may sleep.  Faults outside the range
+ * go on meanwhile.
  *
  * Returns 0, or
  *   -EIO	the caller's mm isn't the VM's, or the VM is dead

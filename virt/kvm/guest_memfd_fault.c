@@ -38,6 +38,31 @@ static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vm
 }
 
 /*
+ * A conversion has claimed the page of @vmf.  Wait for it to end, if possible
+ * without mmap_lock: mmap() and munmap() of the whole process would wait along.
+ */
+static vm_fault_t kvm_gmem_wait_and_retry(struct vm_fault *vmf)
+{
+	struct file *file = vmf->vma->vm_file;
+	pgoff_t index = vmf->pgoff;
+	struct inode *inode = file_inode(file);
+
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+
+	/* Without the lock the VMA may go, and with it the last reference. */
+	get_file(file);
+	release_fault_lock(vmf);
+
+	/* It makes no difference whether the page is free or a signal came. */
+	if (!kvm_gmem_lock_range(inode, index, index + 1, TASK_KILLABLE))
+		kvm_gmem_unlock_range(inode);
+
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/*
  * Only shared pages can be faulted in.  The page is mapped after invalidate_lock
  * is dropped, but with the folio locked and referenced: a conversion to private
  * that gets in between waits for the lock, and unmaps the page again or finds it
@@ -46,14 +71,22 @@ static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vm
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
 {
 	struct gmem_file *f = vmf->vma->vm_file->private_data;
-	struct address_space *mapping = f->inode->i_mapping;
+	pgoff_t index = vmf->pgoff;
+	struct inode *inode = f->inode;
 	vm_fault_t ret;
 
-	filemap_invalidate_lock_shared(mapping);
-	ret = kvm_gmem_fault_locked(f, vmf);
-	filemap_invalidate_unlock_shared(mapping);
+	if (fault_flag_allow_retry_first(vmf->flags)) {
+		if (!kvm_gmem_trylock_range(inode, index, index + 1))
+			return kvm_gmem_wait_and_retry(vmf);
+	} else if (kvm_gmem_lock_range(inode, index, index + 1, TASK_KILLABLE)) {
+		/* The task is being killed, and sees no other signal. */
+		return VM_FAULT_SIGBUS;
+	}
 
-	trace_kvm_gmem_user_fault(f->inode->i_ino, vmf->pgoff, ret);
+	ret = kvm_gmem_fault_locked(f, vmf);
+	kvm_gmem_unlock_range(inode);
+
+	trace_kvm_gmem_user_fault(inode->i_ino, index, ret);
 	return ret;
 }
 
@@ -142,7 +175,8 @@ static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *
 		goto out;
 	}
 
-	kvm_gmem_make_uptodate(folio);
+	if (!is_private || !ops->zeroes_private)
+		kvm_gmem_make_uptodate(folio);
 	*pfn = kvm_gmem_folio_pfn(folio, index);
 	if (max_order)
 		*max_order = order = kvm_gmem_mapping_order(f, slot, gfn, index, folio);
@@ -171,13 +205,14 @@ out:
  * the VM type isn't told to give the guest more than the one page either.
  *
  * kvm->srcu is held for read, may sleep.  Returns 0, -EFAULT if the file is
- * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, or what
- * the VM type's ->make_private() returns.
+ * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, -EINTR if the
+ * task is killed while it waits for a conversion, or what the VM type's
+ * ->make_private() returns.
  */
 int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		     kvm_pfn_t *pfn, int *max_order)
 {
-	struct address_space *mapping;
+	pgoff_t index = kvm_gmem_index(slot, gfn);
 	struct gmem_file *f;
 	int r;
 
@@ -186,11 +221,12 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		return -EFAULT;
 
 	f = file->private_data;
-	mapping = f->inode->i_mapping;
+	r = kvm_gmem_lock_range(f->inode, index, index + 1, TASK_KILLABLE);
+	if (r)
+		return r;
 
-	filemap_invalidate_lock_shared(mapping);
 	r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, max_order);
-	filemap_invalidate_unlock_shared(mapping);
+	kvm_gmem_unlock_range(f->inode);
 
 	return r;
 }
@@ -232,12 +268,13 @@ static int kvm_gmem_map_page_locked(struct gmem_file *f, struct kvm_memory_slot 
  *
  * kvm->srcu is held for read, may sleep.  Returns what @map does, -EACCES without
  * having allocated anything if the state is the other one, -EFAULT if the file is
- * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM.
+ * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, -EINTR if the
+ * task is killed while it waits for a conversion.
  */
 int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg)
 {
-	struct address_space *mapping;
+	pgoff_t index = kvm_gmem_index(slot, gfn);
 	struct gmem_file *f;
 	int r;
 
@@ -246,34 +283,35 @@ int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		return -EFAULT;
 
 	f = file->private_data;
-	mapping = f->inode->i_mapping;
+	r = kvm_gmem_lock_range(f->inode, index, index + 1, TASK_KILLABLE);
+	if (r)
+		return r;
 
-	filemap_invalidate_lock_shared(mapping);
 	r = kvm_gmem_map_page_locked(f, slot, gfn, is_private, map, arg);
-	filemap_invalidate_unlock_shared(mapping);
+	kvm_gmem_unlock_range(f->inode);
 
-	trace_kvm_gmem_guest_fault(f->inode->i_ino, kvm_gmem_index(slot, gfn), gfn,
-				   is_private, r);
+	trace_kvm_gmem_guest_fault(f->inode->i_ino, index, gfn, is_private, r);
 	return r;
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_map_page);
 
 /*
- * Wait until no conversion of @slot's file is under way that may have seen what the
+ * Wait until no conversion of @gfn of @slot is under way that may have seen what the
  * caller has changed before, in what the VM type's ->may_convert() looks at.
  * kvm->srcu is held for read, or the slot stays for another reason; may sleep.
  */
-void kvm_gmem_sync_state(struct kvm_memory_slot *slot)
+void kvm_gmem_sync_state(struct kvm_memory_slot *slot, gfn_t gfn)
 {
-	struct address_space *mapping;
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	struct inode *inode;
 
 	struct file *file __free(fput) = kvm_gmem_get_file(slot);
 	if (!file)
 		return;
 
-	mapping = file->f_mapping;
-	filemap_invalidate_lock_shared(mapping);
-	filemap_invalidate_unlock_shared(mapping);
+	inode = file_inode(file);
+	kvm_gmem_lock_range(inode, index, index + 1, TASK_UNINTERRUPTIBLE);
+	kvm_gmem_unlock_range(inode);
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_sync_state);
 
@@ -282,13 +320,12 @@ static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *s
 				  gfn_t gfn, struct page *src,
 				  kvm_gmem_populate_cb post_populate, void *opaque)
 {
-	struct address_space *mapping = f->inode->i_mapping;
 	pgoff_t index = kvm_gmem_index(slot, gfn);
 	struct folio *folio;
 	int r = -EINVAL;
 	bool in_place;
 
-	filemap_invalidate_lock(mapping);
+	kvm_gmem_begin_change(f->inode);
 
 	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
 	if (IS_ERR(folio)) {
@@ -317,7 +354,7 @@ static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *s
 	if (r == -EBADMSG && in_place)
 		r = kvm_gmem_share_rejected(f, index) ?: r;
 out:
-	filemap_invalidate_unlock(mapping);
+	kvm_gmem_end_change(f->inode);
 	return r;
 }
 

@@ -3,7 +3,8 @@
  * guest_memfd, the folios of a file: allocate, zero, account, drop.
  *
  * Nothing here knows of VM types or of the guest's mappings.  Callers hold the
- * mapping's invalidate_lock and have removed all mappings of what they drop.
+ * mapping's invalidate_lock, or have claimed what they work on, and have removed all
+ * mappings of what they drop.
  *
  * Large folios
  *
@@ -39,7 +40,8 @@
 
 static void kvm_gmem_assert_locked(struct address_space *mapping)
 {
-	lockdep_assert_held(&mapping->invalidate_lock);
+	lockdep_assert(lockdep_is_held(&mapping->invalidate_lock) ||
+		       lockdep_is_held(&GMEM_I(mapping->host)->change_lock));
 }
 
 /*
@@ -331,17 +333,19 @@ static int kvm_gmem_try_cut(struct inode *inode, pgoff_t index, bool evenly)
  * then be treated apart from what comes after.  No state and no content changes, and
  * the guest's mappings stay.
  *
- * invalidate_lock is held for write.  Returns 0, -EAGAIN if someone holds the
- * folio that is in the way, -ENOMEM.
+ * The caller has the blocks on both sides of @index for itself.  Returns 0, -EAGAIN if
+ * someone holds the folio that is in the way, -ENOMEM.
  */
 int kvm_gmem_cut(struct inode *inode, pgoff_t index)
 {
+	pgoff_t nr = 1UL << GMEM_I(inode)->max_order;
 	int r;
 
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
-
-	if (!GMEM_I(inode)->max_order)
+	/* No folio goes on where the block does not. */
+	if (IS_ALIGNED(index, nr))
 		return 0;
+
+	kvm_gmem_assert_exclusive(inode, ALIGN_DOWN(index, nr), ALIGN(index, nr));
 
 	r = kvm_gmem_try_cut(inode, index, false);
 	return r == -ENOMEM ? kvm_gmem_try_cut(inode, index, true) : r;
@@ -409,7 +413,7 @@ static int kvm_gmem_prepare_folio(struct inode *inode, pgoff_t index)
 /*
  * Make the VM type fit to treat pages [@start, @end) apart from their neighbours, and
  * each folio of theirs apart from the others, see ->prepare_convert().
- * invalidate_lock is held for write.  Returns -EINTR if the task is being killed.
+ * The caller has them for itself.  Returns -EINTR if the task is being killed.
  */
 int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end)
 {
@@ -417,7 +421,7 @@ int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end)
 	pgoff_t nr = 1UL << gi->max_order;
 	int r = 0;
 
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(inode, start, end);
 
 	/* Where all folios are pages, no entry is larger than a folio. */
 	if (!gi->ops->prepare_convert || !gi->max_order)
@@ -436,8 +440,8 @@ int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end)
 }
 
 /*
- * Remove pages [@start, @end) from all user page tables.  As invalidate_lock is
- * held for write, no fault can bring them back.
+ * Remove pages [@start, @end) from all user page tables.  As the caller has them for
+ * itself, no fault can bring them back.
  *
  * "Even COWs": there are none, but only so are the markers removed that memory
  * failure leaves in page tables.  With them user space would go on getting SIGBUS
@@ -447,7 +451,7 @@ void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct address_space *mapping = inode->i_mapping;
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
+	kvm_gmem_assert_exclusive(inode, start, end);
 
 	if (mapping_mapped(mapping))
 		unmap_mapping_pages(mapping, start, end - start, true);
@@ -529,6 +533,7 @@ void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end)
 	long nr_private = 0;
 	long nr;
 
+	/* A claim won't do: others must not come while pages are counted. */
 	lockdep_assert_held_write(&mapping->invalidate_lock);
 	kvm_gmem_assert_cut(f->inode, start);
 	kvm_gmem_assert_cut(f->inode, end);

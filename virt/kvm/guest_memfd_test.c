@@ -14,6 +14,7 @@
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/highmem.h>
+#include <linux/kthread.h>
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_gmem_kunit.h>
 #include <linux/kvm_host.h>
@@ -63,6 +64,7 @@ static struct gmem_double {
 	int vm_fd;
 	int fd;
 	struct kvm *kvm;
+	struct file *file;
 	struct gmem_file *f;
 	void __user *umem;
 	bool is_bound;
@@ -80,6 +82,12 @@ static struct gmem_double {
 	/* The indices that faults were last kept from. */
 	pgoff_t kept_start;
 	pgoff_t kept_end;
+
+	/* Called in hooks that have pages for themselves, after the pages are back. */
+	void (*in_hook)(void);
+	struct task_struct *waiter;
+	struct completion waiter_done;
+	int waiter_r;
 
 	/* A guest fault that has its pfn, but mmu_lock not yet; 0 if there is none. */
 	gfn_t fault_gfn;
@@ -118,6 +126,17 @@ static void double_go_on_with_fault(struct kvm *kvm)
 	KVM_MMU_UNLOCK(kvm);
 }
 
+/* What kvm_gmem.h promises to hooks that are called exclusively. */
+static void double_assert_exclusive(pgoff_t start, pgoff_t end)
+{
+	kvm_gmem_assert_exclusive(dbl->f->inode, start, end);
+	if (rwsem_is_locked(&dbl->f->inode->i_mapping->invalidate_lock))
+		return;
+
+	KUNIT_EXPECT_LE(dbl->test, GMEM_I(dbl->f->inode)->claim_start, start);
+	KUNIT_EXPECT_GE(dbl->test, GMEM_I(dbl->f->inode)->claim_end, end);
+}
+
 static void double_content(struct kvm *kvm, bool to_private,
 			   struct kvm_gmem_content *content)
 {
@@ -138,7 +157,7 @@ static int double_prepare_convert(kvm_pfn_t pfn, int order)
 {
 	struct folio *folio = pfn_folio(pfn);
 
-	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	double_assert_exclusive(folio->index, folio_next_index(folio));
 	KUNIT_EXPECT_EQ(dbl->test, dbl->kvm->mmu_invalidate_in_progress, 0);
 
 	return double_record(PREPARE, folio->index, folio->index + (1 << order));
@@ -164,7 +183,8 @@ static int double_make_private(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn, int or
 static void double_move_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 			      struct kvm_gfn_range *range, bool to_private)
 {
-	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	double_assert_exclusive(kvm_gmem_index(slot, range->start),
+				kvm_gmem_index(slot, range->end));
 	KUNIT_EXPECT_EQ(dbl->test, kvm->mmu_invalidate_in_progress, 1);
 
 	double_record(MOVE, kvm_gmem_index(slot, range->start),
@@ -175,11 +195,13 @@ static bool double_make_shared(kvm_pfn_t pfn, int order)
 {
 	struct folio *folio = pfn_folio(pfn);
 
-	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	double_assert_exclusive(folio->index, folio_next_index(folio));
 	/* Faults are kept out, if there can be any, and the state is the old one. */
 	KUNIT_EXPECT_EQ(dbl->test, dbl->kvm->mmu_invalidate_in_progress, dbl->is_bound);
 	KUNIT_EXPECT_TRUE(dbl->test, double_is_private(folio->index));
 	double_go_on_with_fault(dbl->kvm);
+	if (dbl->in_hook)
+		dbl->in_hook();
 
 	return !double_record(MAKE_SHARED, folio->index, folio->index + (1 << order));
 }
@@ -187,7 +209,8 @@ static bool double_make_shared(kvm_pfn_t pfn, int order)
 static int double_reclaim_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 				struct kvm_gfn_range *range)
 {
-	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	double_assert_exclusive(kvm_gmem_index(slot, range->start),
+				kvm_gmem_index(slot, range->end));
 
 	return double_record(RECLAIM, kvm_gmem_index(slot, range->start),
 			     kvm_gmem_index(slot, range->end));
@@ -196,8 +219,11 @@ static int double_reclaim_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 static void double_release_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 				 struct kvm_gfn_range *range)
 {
-	lockdep_assert_held_write(&dbl->f->inode->i_mapping->invalidate_lock);
+	double_assert_exclusive(kvm_gmem_index(slot, range->start),
+				kvm_gmem_index(slot, range->end));
 	double_go_on_with_fault(kvm);
+	if (dbl->in_hook)
+		dbl->in_hook();
 
 	double_record(RELEASE, kvm_gmem_index(slot, range->start),
 		      kvm_gmem_index(slot, range->end));
@@ -389,12 +415,20 @@ static int get_pfn(pgoff_t index, kvm_pfn_t *pfn)
 	return kvm_gmem_get_pfn(dbl->kvm, get_slot(), BASE_GFN + index, pfn, NULL);
 }
 
+static int do_fallocate(int mode, pgoff_t start, pgoff_t end)
+{
+	return dbl->file->f_op->fallocate(dbl->file, FALLOC_FL_KEEP_SIZE | mode,
+					  start << PAGE_SHIFT, (end - start) << PAGE_SHIFT);
+}
+
+static int allocate(pgoff_t start, pgoff_t end)
+{
+	return do_fallocate(0, start, end);
+}
+
 static int punch(pgoff_t start, pgoff_t end)
 {
-	struct file *file __free(fput) = fget(dbl->fd);
-
-	return file->f_op->fallocate(file, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-				     start << PAGE_SHIFT, (end - start) << PAGE_SHIFT);
+	return do_fallocate(FALLOC_FL_PUNCH_HOLE, start, end);
 }
 
 /* Forget what has happened so far. */
@@ -1298,6 +1332,342 @@ static void gmem_large_make_shared_fails(struct kunit *test)
 	expect_accounts(test);
 }
 
+/*
+ * Claims: what may go on while a conversion works, and what has to wait.  The rest of
+ * the world is this thread, from within a hook, as far as it may go on, and another if
+ * it has to wait.
+ */
+
+#define CLAIM_START	2
+#define CLAIM_END	(CLAIM_START + GMEM_SHORT_PAGES + 1)
+
+#define THREAD_TIMEOUT	(30 * HZ)
+
+static bool other_rests(struct task_struct *task)
+{
+	return READ_ONCE(task->__state) & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE);
+}
+
+static void start_other(int (*fn)(void *arg))
+{
+	dbl->waiter = kthread_create(fn, dbl, "gmem_waiter");
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(dbl->test, dbl->waiter);
+	get_task_struct(dbl->waiter);
+	init_completion(&dbl->waiter_done);
+	wake_up_process(dbl->waiter);
+}
+
+/* Start a thread that has to wait for this conversion, and let it get that far. */
+static void start_waiter(int (*fn)(void *arg))
+{
+	unsigned long end = jiffies + THREAD_TIMEOUT;
+
+	if (dbl->waiter)
+		return;
+
+	start_other(fn);
+	while (!other_rests(dbl->waiter) && !completion_done(&dbl->waiter_done) &&
+	       time_before(jiffies, end))
+		schedule_timeout_uninterruptible(1);
+	KUNIT_EXPECT_TRUE(dbl->test, other_rests(dbl->waiter));
+	KUNIT_EXPECT_FALSE(dbl->test, completion_done(&dbl->waiter_done));
+}
+
+/* Wait for the thread to end.  What did it get? */
+static int end_other(void)
+{
+	KUNIT_ASSERT_NOT_NULL(dbl->test, dbl->waiter);
+	KUNIT_ASSERT_NE(dbl->test,
+			wait_for_completion_timeout(&dbl->waiter_done, THREAD_TIMEOUT), 0);
+	put_task_struct(dbl->waiter);
+	dbl->waiter = NULL;
+	return dbl->waiter_r;
+}
+
+static int other_is_done(int r)
+{
+	dbl->waiter_r = r;
+	complete(&dbl->waiter_done);
+	return 0;
+}
+
+static bool is_locked_out(pgoff_t start, pgoff_t end)
+{
+	if (!kvm_gmem_trylock_range(dbl->f->inode, start, end))
+		return true;
+
+	kvm_gmem_unlock_range(dbl->f->inode);
+	return false;
+}
+
+/* Not even a look: the thread would wait for itself. */
+static bool is_locked(void)
+{
+	if (!filemap_invalidate_trylock_shared(dbl->f->inode->i_mapping))
+		return true;
+
+	filemap_invalidate_unlock_shared(dbl->f->inode->i_mapping);
+	return false;
+}
+
+static int fault_beside(void *arg)
+{
+	kvm_pfn_t pfn;
+
+	return other_is_done(get_pfn(CLAIM_END, &pfn));
+}
+
+static void use_rest_of_file(void)
+{
+	struct kunit *test = dbl->test;
+
+	KUNIT_ASSERT_FALSE(test, is_locked());
+	KUNIT_EXPECT_TRUE(test, is_locked_out(CLAIM_START, CLAIM_START + 1));
+	KUNIT_EXPECT_TRUE(test, is_locked_out(CLAIM_END - 1, CLAIM_END));
+	KUNIT_EXPECT_TRUE(test, is_locked_out(0, NR_PAGES));
+	KUNIT_EXPECT_FALSE(test, is_locked_out(CLAIM_START - 1, CLAIM_START));
+	KUNIT_EXPECT_FALSE(test, is_locked_out(CLAIM_END, CLAIM_END + 1));
+
+	/* The pages beside the range, of either state, come and are accounted. */
+	fill(CLAIM_START - 1, 0x11);
+	fill(CLAIM_END, 0x22);
+	start_other(fault_beside);
+	KUNIT_EXPECT_EQ(test, end_other(), 0);
+}
+
+static void gmem_core_claim(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(CLAIM_START, NR_PAGES, true, 0), 0);
+	fill(CLAIM_START + 1, 0x33);
+	fill(CLAIM_END - 1, 0x44);
+
+	dbl->in_hook = use_rest_of_file;
+	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, false, 0), 0);
+	dbl->in_hook = NULL;
+
+	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
+	expect_state(test, 0, CLAIM_END, false);
+	expect_state(test, CLAIM_END, NR_PAGES, true);
+	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START + 1), 0x33);
+	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_END - 1), 0x44);
+	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START - 1), 0x11);
+	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_END), 0x22);
+	expect_accounts(test);
+}
+
+static void expect_locked(void)
+{
+	KUNIT_EXPECT_TRUE(dbl->test, is_locked());
+}
+
+static void gmem_core_claim_short(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
+	fill(CLAIM_START, 0x33);
+
+	dbl->in_hook = expect_locked;
+	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END - 1, false, 0), 0);
+	dbl->in_hook = NULL;
+}
+
+/* What leaves the file is counted while other pages come. */
+static void gmem_core_claim_discard(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(CLAIM_START + 2, NR_PAGES, true, 0), 0);
+	fill(CLAIM_START, 0x33);
+	fill(CLAIM_START + 4, 0x44);
+
+	dbl->in_hook = use_rest_of_file;
+	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, true, DISCARD), 0);
+	dbl->in_hook = NULL;
+
+	expect_state(test, CLAIM_START, NR_PAGES, true);
+	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START + 4), -1);
+	expect_accounts(test);
+}
+
+/* A conversion that fails ends its claim, too. */
+static void gmem_core_claim_refused(struct kunit *test)
+{
+	struct folio *held;
+	pgoff_t error;
+
+	fill(CLAIM_START + 3, 0x33);
+	held = filemap_get_folio(dbl->f->inode->i_mapping, CLAIM_START + 3);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(held));
+	start_here();
+
+	KUNIT_EXPECT_EQ(test, try_convert(CLAIM_START, CLAIM_END, true, 0, &error), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, error, CLAIM_START + 3);
+	EXPECT_EVENTS(test, { MAY_CONVERT, CLAIM_START, CLAIM_END });
+	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
+	expect_state(test, 0, NR_PAGES, false);
+
+	folio_put(held);
+	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, true, 0), 0);
+
+	fail_hook(RECLAIM, 1, -EBUSY);
+	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, false, DISCARD), -EBUSY);
+	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
+	expect_state(test, CLAIM_START, CLAIM_END, true);
+}
+
+/* Run @in_hook, which starts a waiter, in a conversion to shared. */
+static void convert_with_waiter(void (*in_hook)(void))
+{
+	KUNIT_ASSERT_EQ(dbl->test, convert(0, NR_PAGES, true, 0), 0);
+	fill(CLAIM_START + 1, 0x33);
+
+	dbl->in_hook = in_hook;
+	KUNIT_EXPECT_EQ(dbl->test, convert(CLAIM_START, CLAIM_END, false, 0), 0);
+	dbl->in_hook = NULL;
+}
+
+static int faulting_thread(void *arg)
+{
+	kvm_pfn_t pfn;
+
+	return other_is_done(get_pfn(CLAIM_END - 1, &pfn));
+}
+
+static void fault_in_hook(void)
+{
+	start_waiter(faulting_thread);
+}
+
+/* A guest's fault in the range waits, and finds what the conversion has made. */
+static void gmem_core_claim_fault(struct kunit *test)
+{
+	convert_with_waiter(fault_in_hook);
+	KUNIT_EXPECT_EQ(test, end_other(), 0);
+	/* Shared: the platform wasn't asked to give the guest a private page. */
+	EXPECT_EVENTS(test, { MAY_CONVERT, 0, NR_PAGES }, { INVALIDATE, 0, NR_PAGES },
+		      { MOVE, 0, NR_PAGES }, { MAY_CONVERT, CLAIM_START, CLAIM_END },
+		      { INVALIDATE, CLAIM_START, CLAIM_END }, { MOVE, CLAIM_START, CLAIM_END },
+		      { MAKE_SHARED, CLAIM_START + 1, CLAIM_START + 2 });
+	expect_accounts(test);
+}
+
+static int mapping_thread(void *arg)
+{
+	return other_is_done(try_map_page(CLAIM_END - 1, true));
+}
+
+static void map_in_hook(void)
+{
+	start_waiter(mapping_thread);
+}
+
+static void gmem_core_claim_map(struct kunit *test)
+{
+	convert_with_waiter(map_in_hook);
+	KUNIT_EXPECT_EQ(test, end_other(), -EACCES);
+}
+
+static int allocating_thread(void *arg)
+{
+	return other_is_done(allocate(0, NR_PAGES));
+}
+
+static void allocate_in_hook(void)
+{
+	start_waiter(allocating_thread);
+}
+
+static void gmem_core_claim_allocate(struct kunit *test)
+{
+	convert_with_waiter(allocate_in_hook);
+	KUNIT_EXPECT_EQ(test, end_other(), 0);
+	KUNIT_EXPECT_EQ(test, dbl->f->inode->i_mapping->nrpages, NR_PAGES);
+	expect_accounts(test);
+}
+
+static int punching_thread(void *arg)
+{
+	int r;
+
+	/* Or it wouldn't be allowed to. */
+	kthread_use_mm(dbl->kvm->mm);
+	r = punch(NR_PAGES - 1, NR_PAGES);
+	kthread_unuse_mm(dbl->kvm->mm);
+
+	return other_is_done(r);
+}
+
+static void punch_in_hook(void)
+{
+	start_waiter(punching_thread);
+}
+
+/* Another change of the file has to wait, wherever it is. */
+static void gmem_core_claim_punch(struct kunit *test)
+{
+	fill(NR_PAGES - 1, 0x77);
+	convert_with_waiter(punch_in_hook);
+	KUNIT_EXPECT_EQ(test, end_other(), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(NR_PAGES - 1), -1);
+}
+
+static int sync_beside(void *arg)
+{
+	kvm_gmem_sync_state(get_slot(), BASE_GFN + CLAIM_END);
+	return other_is_done(0);
+}
+
+static int syncing_thread(void *arg)
+{
+	kvm_gmem_sync_state(get_slot(), BASE_GFN + CLAIM_START);
+	return other_is_done(0);
+}
+
+static void sync_in_hook(void)
+{
+	/* Elsewhere there is nothing to wait for. */
+	start_other(sync_beside);
+	end_other();
+
+	start_waiter(syncing_thread);
+}
+
+static void gmem_core_claim_sync(struct kunit *test)
+{
+	convert_with_waiter(sync_in_hook);
+	KUNIT_EXPECT_EQ(test, end_other(), 0);
+}
+
+static void use_blocks_beside(void)
+{
+	struct kunit *test = dbl->test;
+
+	KUNIT_ASSERT_FALSE(test, is_locked());
+	KUNIT_EXPECT_TRUE(test, is_locked_out(0, 1));
+	KUNIT_EXPECT_TRUE(test, is_locked_out(NR_PAGES - LARGE - 1, NR_PAGES - LARGE));
+	KUNIT_EXPECT_FALSE(test, is_locked_out(NR_PAGES - LARGE, NR_PAGES));
+	fill(NR_PAGES - 1, 0x77);
+}
+
+/* A claim goes as far as the large folios that are split at the edges. */
+static void gmem_large_claim(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
+	fill(0, 0x11);
+	fill(4, 0x44);
+	fill(8, 0x88);
+	KUNIT_ASSERT_EQ(test, order_at(0), LARGE_ORDER);
+
+	dbl->in_hook = use_blocks_beside;
+	KUNIT_EXPECT_EQ(test, convert(1, NR_PAGES - LARGE - 1, false, 0), 0);
+	dbl->in_hook = NULL;
+
+	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
+	expect_state(test, 0, 1, true);
+	expect_state(test, 1, NR_PAGES - LARGE - 1, false);
+	expect_state(test, NR_PAGES - LARGE - 1, NR_PAGES, true);
+	KUNIT_EXPECT_EQ(test, order_at(NR_PAGES - 1), LARGE_ORDER);
+	expect_accounts(test);
+}
+
 static int open_vm(struct kunit *test)
 {
 	struct file *dev __free(fput) = NULL;
@@ -1335,6 +1705,7 @@ static int open_file(const struct kvm_gmem_ops *ops, u64 flags)
 	}
 
 	fd_install(dbl->fd, file);
+	dbl->file = file;
 	dbl->f = file->private_data;
 	return 0;
 }
@@ -1433,6 +1804,15 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_release_leaks),
 	KUNIT_CASE(gmem_core_drop_leaks),
 	KUNIT_CASE(gmem_core_walk),
+	KUNIT_CASE(gmem_core_claim),
+	KUNIT_CASE(gmem_core_claim_short),
+	KUNIT_CASE(gmem_core_claim_discard),
+	KUNIT_CASE(gmem_core_claim_refused),
+	KUNIT_CASE(gmem_core_claim_fault),
+	KUNIT_CASE(gmem_core_claim_map),
+	KUNIT_CASE(gmem_core_claim_allocate),
+	KUNIT_CASE(gmem_core_claim_punch),
+	KUNIT_CASE(gmem_core_claim_sync),
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 	KUNIT_CASE(gmem_core_populate),
 #endif
@@ -1461,6 +1841,7 @@ static struct kunit_case gmem_large_cases[] = {
 	KUNIT_CASE(gmem_large_discard),
 	KUNIT_CASE(gmem_large_punch),
 	KUNIT_CASE(gmem_large_make_shared_fails),
+	KUNIT_CASE(gmem_large_claim),
 	{}
 };
 

@@ -11,7 +11,8 @@
  *	shared	 shared	  SHARED_OWNED / BORROWED	the guest's MEM_SHARE
  *	shared	 none	  NOPAGE, POISON / OWNED	creation, conversion, teardown
  *
- * No other combination is ever to be seen with invalidate_lock held.  The guest maps
+ * No other combination is ever to be seen, but by whoever has the page for itself, to
+ * convert it or to drop it; see kvm_gmem.h.  The guest maps
  * private pages only: what is shared in the file but not by the guest would be read
  * by the host behind the guest's back, so that its fault is left to user space, to
  * convert the page or not.
@@ -21,12 +22,11 @@
  *
  *   install	guest fault, MEM_SHARE of an absent page; invalidate_lock is held for
  *		read, the folio locked
- *   move	conversion, while the guest has a request open for it; invalidate_lock
- *		is held for write
- *   remove	punch, DISCARD, the end of the file; invalidate_lock is held for write
+ *   move	conversion, while the guest has a request open for it; exclusively
+ *   remove	punch, DISCARD, the end of the file; exclusively
  *   remove	MEM_RELINQUISH, when the vCPU goes on; with mmu_lock alone
- *   remove	the end of the VM; without invalidate_lock, as no one runs any more,
- *		but with stage2_lock held, which the others who remove take too
+ *   remove	the end of the VM; no one runs any more, but with stage2_lock held,
+ *		which the others who remove take too
  *
  * While a folio is donated or shared it carries its mapping in folio->private, so that
  * it cannot be freed by mistake.  The tree of mappings is guarded by mmu_lock.
@@ -335,9 +335,9 @@ bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
 }
 
 /*
- * Does a vCPU wait for @gfn to be converted?  With invalidate_lock held for write "yes"
- * is stable, and EL2 says so too: who closes the mirror waits for the lock before he
- * closes the request.
+ * Does a vCPU wait for @gfn to be converted?  For a conversion of @gfn "yes" is stable,
+ * and EL2 says so too: whoever closes the mirror waits for the conversion to end before
+ * it closes the request, see kvm_gmem_sync_state().
  */
 static bool pkvm_is_requested(struct kvm *kvm, gfn_t gfn, enum pkvm_request request)
 {
@@ -366,7 +366,7 @@ static enum pkvm_request pkvm_close_mirror(struct kvm_vcpu *vcpu)
 	enum pkvm_request request = vcpu->arch.pkvm_request;
 
 	WRITE_ONCE(vcpu->arch.pkvm_request, PKVM_REQUEST_NONE);
-	kvm_gmem_sync_state(vcpu->arch.pkvm_request_slot);
+	kvm_gmem_sync_state(vcpu->arch.pkvm_request_slot, vcpu->arch.pkvm_request_gfn);
 	if (request == PKVM_REQUEST_RELINQUISH)
 		pkvm_relinquish(vcpu->kvm, vcpu->arch.pkvm_request_gfn);
 

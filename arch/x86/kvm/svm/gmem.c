@@ -16,10 +16,10 @@
  * allocator, come what may: if the platform refuses to take a page back, the
  * page is leaked.
  *
- * The RMP has no lock.  A page's entry is KVM's to change while it is in a file
- * and the file's invalidate_lock is held, for write or, to assign a page, for read
- * together with the folio lock; and once the folio has left the file.  The one
- * change that others make is that RMP faults of vCPUs split entries.
+ * The RMP has no lock.  A page's entry is KVM's to change while it is in a file by
+ * whoever has the page for itself, see kvm_gmem.h, or, to assign it, by whoever holds
+ * the file's invalidate_lock for read and the folio lock; and once the folio has left
+ * the file.  The one change that others make is that RMP faults of vCPUs split entries.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

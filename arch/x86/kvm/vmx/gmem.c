@@ -11,8 +11,8 @@
  *
  * PG_checked, which page caches may use as they like, tells a page that the
  * module has.  It is set and cleared with mmu_lock held, together with the S-EPT
- * entry.  guest_memfd looks at it after the zap: invalidate_lock is held for write,
- * the invalidation isn't over and hence keeps faults from mapping the page anew.
+ * entry.  guest_memfd looks at it after the zap: it has the page for itself, and the
+ * invalidation, which isn't over, keeps faults from mapping the page anew.
  * A page that is still marked then is one for which BLOCK, REMOVE or WBINVD has
  * failed.  Its VM is bugged, and the page must not meet the allocator, not even
  * when the VM is gone: the page's next user would corrupt the TD's memory, get a
@@ -27,7 +27,8 @@
 
 /*
  * The module has taken the page.  Mark it up to date, or KVM would zero it under
- * the TD at the next fault if what follows an ADD fails.
+ * the TD at the next use, as an AUGmented page isn't zeroed before: the guest cannot
+ * access it until it accepts it, and that is when the module zeroes it.
  */
 void tdx_gmem_page_given(struct kvm *kvm, kvm_pfn_t pfn)
 {
@@ -41,8 +42,8 @@ void tdx_gmem_page_given(struct kvm *kvm, kvm_pfn_t pfn)
 
 /*
  * The module has given the page back, full of ciphertext.  If the page stays in
- * the file, it is zeroed before its next use, whoever that is: a user, the guest,
- * or an ADD that takes the bytes of the page itself.
+ * the file, it is zeroed before its next use, be it by a user or by an ADD that takes
+ * the bytes of the page itself; AUG doesn't look at them.
  */
 void tdx_gmem_page_returned(struct kvm *kvm, kvm_pfn_t pfn)
 {
@@ -103,6 +104,7 @@ const struct kvm_gmem_ops tdx_gmem_ops = {
 	.attributes	= KVM_MEMORY_ATTRIBUTE_PRIVATE,
 	.max_order	= 0,
 	.zap_on_convert	= true,
+	.zeroes_private	= true,
 	.aops		= &tdx_gmem_aops,
 	.content	= tdx_gmem_content,
 	.make_shared	= tdx_gmem_make_shared,

@@ -322,6 +322,7 @@ static void table(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, tdx_gmem_ops.attributes, KVM_MEMORY_ATTRIBUTE_PRIVATE);
 	KUNIT_EXPECT_EQ(test, tdx_gmem_ops.max_order, 0);
 	KUNIT_EXPECT_TRUE(test, tdx_gmem_ops.zap_on_convert);
+	KUNIT_EXPECT_TRUE(test, tdx_gmem_ops.zeroes_private);
 }
 
 static void expect_content(struct kunit *test, struct kvm *kvm, const char *type,
@@ -492,6 +493,37 @@ static void aug_accept(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, m->nr_freed, 1);
 	KUNIT_EXPECT_EQ(test, file_fault(m, 0), 0);
 	KUNIT_EXPECT_EQ(test, m->sept[0].state, TDX_SEPT_PENDING);
+	end_td(test, m);
+}
+
+/* The module zeroes what the guest gets: KVM doesn't do it, too. */
+static void aug_dirty(struct kunit *test)
+{
+	struct tdx_model *m = new_td_for(test, true);
+	u64 *page;
+	u64 cipher;
+
+	KUNIT_ASSERT_EQ(test, give_page(m, 0), 0);
+	KUNIT_ASSERT_TRUE(test, tdx_model_accept(m, 0));
+	page = folio_address(tdx_model_folio(m, 0));
+	cipher = *page;
+	KUNIT_EXPECT_NE(test, cipher, 0);
+
+	/* The slot goes and comes again. */
+	tdx_model_zap(m, 0);
+	KUNIT_EXPECT_EQ(test, file_fault(m, 0), 0);
+	KUNIT_EXPECT_EQ(test, *page, cipher);
+	KUNIT_EXPECT_TRUE(test, tdx_model_accept(m, 0));
+	KUNIT_EXPECT_EQ(test, m->sept[0].word, 0);
+
+	/* A fault that comes to nothing leaves the page as it was: not to be seen. */
+	tdx_model_zap(m, 0);
+	m->faults[CALL_PAGE_AUG].err = BUSY;
+	m->faults[CALL_PAGE_AUG].times = 1;
+	KUNIT_EXPECT_EQ(test, file_fault(m, 0), -EBUSY);
+	m->sept[0].host_priority = false;
+	KUNIT_EXPECT_EQ(test, file_convert(m, 0, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, user_read(m, 0), 0);
 	end_td(test, m);
 }
 
@@ -1520,6 +1552,7 @@ static struct kunit_case gmem_tdx_test_cases[] = {
 	KUNIT_CASE(add_poisoned),
 	KUNIT_CASE(add_in_place_slot),
 	KUNIT_CASE(aug_accept),
+	KUNIT_CASE(aug_dirty),
 	PHASE_CASE(to_shared),
 	PHASE_CASE(round_trip),
 	PHASE_CASE(discard),
