@@ -8,14 +8,8 @@
 #include <linux/xarray.h>
 
 /*
- * A map from page index to one attribute bit.  See gmem_state.c for the data
- * structure and its rules; in short:
- *
- *	err = gmem_state_prepare(s, &change, start, end, value);
- *	if (err)
- *		return err;
- *	... whatever else can fail, then gmem_state_abort(), else ...
- *	gmem_state_commit(s, &change);
+ * A map from page index to one attribute bit.  gmem_state.c tells about the data
+ * structure, and how to use it.
  *
  * The caller serialises prepare, commit and abort, and keeps other writers out
  * from prepare to commit or abort.  Readers need no lock.  A range is

@@ -1,56 +1,74 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * A map from page index to one attribute bit, for guest_memfd (1 = private).
+/**
+ * DOC: The state map
  *
- * The index space is cut into pieces of GMEM_STATE_PIECE_PAGES, and an XArray
- * describes each of them by at most one entry:
+ * struct gmem_state maps a page index to one attribute bit; for guest_memfd, 1 means
+ * private.  Each inode has a map, by index in the file, and each VM has one, by gfn.
  *
- *	nothing		every page of the piece has the map's default value
- *	a value entry	every page has the other value
- *	a pointer	a bitmap, one bit for the value of each page
+ * The index space is cut into pieces of GMEM_STATE_PIECE_PAGES, i.e. 1 GiB with pages
+ * of 4 KiB.  An XArray describes each piece by at most one entry:
  *
- * A look-up costs the same however fragmented the map is, and no guest can make
- * the map larger than one bit per page.  A bitmap exists only while its piece
- * is mixed; the commit that makes the piece uniform again drops the bitmap.
+ * ============= ============================================
+ * nothing       every page of the piece has the map's default
+ * a value entry every page has the other value
+ * a pointer     a bitmap, one bit for the value of each page
+ * ============= ============================================
  *
- * A value entry stands for a group of pieces: 1, 64, 4096, ..., i.e. for all that
- * lies below the slot of the XArray node that it is in, at whatever level that
- * is.  Hence a stretch of one value takes a few nodes, however long it is: at
- * either end at most 63 entries a level, in one node a level.  A group is exactly
- * what a slot stands for, so entries have no siblings.  A change to the default
- * that cuts a group splits it first, level by level; nodes that are full of value
- * entries are joined to one entry again.  Neither changes any page's value.
+ * A look-up costs the same however fragmented the map is.  No guest can make the map
+ * larger than one bit per page, 2 KiB per mixed piece and the nodes of the XArray.  All
+ * of that is charged to the memory cgroup.  A bitmap exists only while its piece is
+ * mixed; the commit that makes the piece uniform again drops the bitmap.
  *
- * A bitmap is an array of blocks of words.  As long as all pages of a block have
- * one value, it may be one of two constant blocks that all maps share; so the
- * first change in a piece fills one block or two, not a bit for each of the piece's
- * pages.  A block of a bitmap's own stays until the bitmap goes.  The first of them
- * comes with the bitmap, as a change that needs a bitmap nearly always needs one.
+ * A value entry stands for a group of pieces: 1, 64, 4096, ..., i.e. for all that lies
+ * below its slot of an XArray node, at whatever level that is.  Hence a stretch of one
+ * value takes a few nodes, however long it is: at either end at most 63 entries a
+ * level, in one node a level.  A group is exactly what a slot stands for, so entries
+ * have no siblings.  A change to the default that cuts a group splits the group first,
+ * level by level.  A node that is full of value entries becomes one entry of the level
+ * above.  Neither changes the value of any page.
  *
- * Writers: gmem_state_prepare(), then gmem_state_commit() or _abort().  The
- * caller's lock keeps other writers out from the first to the last of the two
- * calls (guest_memfd holds the file mapping's invalidate_lock for write).  At
- * most one change is pending in a map, hence every reserved slot is its own.
- * All writers run in process context and may sleep; xa_lock nests inside the
- * caller's lock and is held for one entry at a time, and for the nodes that the
- * entry takes the place of, of which there are at most one a level.
+ * A bitmap is an array of blocks of words, GMEM_STATE_BLOCK_PAGES pages to a block.  As
+ * long as all pages of a block have one value, the block may be one of two constant
+ * blocks that all maps share.  So the first change in a piece fills one block or two,
+ * not a bit for each page of the piece.  A block of a bitmap's own stays until the
+ * bitmap goes.  The first of them is allocated together with the bitmap, as a change
+ * that needs a bitmap nearly always needs a block.
  *
- * Readers: gmem_state_test(), _range_is() and _next_change() take no lock and
- * run in any context.  While a commit is running they see each of its pages
- * old or new, and different pages in any order; who needs more than that holds
- * a lock that excludes the writer, or detects it (mmu_invalidate_retry()).
- * Pages that the change doesn't cover never appear to change: an entry tells
- * the value of all pages of its group at the time when it was in the tree, and
- * a reader who finds himself in a node that has been replaced starts again.
+ * Writers call gmem_state_prepare(), then gmem_state_commit() or gmem_state_abort()::
  *
- * The cost of a change, in time and memory, follows the ends of the range and
- * the entries in it, not its size.
+ *	err = gmem_state_prepare(s, &change, start, end, value);
+ *	if (err)
+ *		return err;
+ *	... whatever else can fail, then gmem_state_abort(), else ...
+ *	gmem_state_commit(s, &change);
  *
- * Entries are published by xa_store(), blocks by smp_store_release(), both with
- * the words filled in beforehand.  Bitmaps, with their blocks, and XArray nodes
- * are freed after a grace period.  The callback that frees a bitmap is in this
- * file: a module that contains it must call rcu_barrier() after its last
- * gmem_state_destroy() and before it goes.
+ * Prepare allocates the bitmaps of the (at most two) pieces that the range covers in
+ * part, splits entries that reach beyond the range and reserves slots of the XArray.
+ * Abort undoes that.  Commit allocates nothing and cannot fail.
+ *
+ * The caller's lock keeps other writers out from the first to the last of these calls.
+ * For a file, that lock is the mapping's invalidate_lock, held for write; for a VM, it
+ * is slots_lock.  At most one change is pending in a map, hence every reserved slot
+ * belongs to it.  All writers run in process context and may sleep.  xa_lock nests
+ * inside the caller's lock.  It is held for one entry at a time, and for the nodes that
+ * the entry replaces, of which there is at most one a level.
+ *
+ * Readers, i.e. gmem_state_test(), gmem_state_range_is() and gmem_state_next_change(),
+ * take no lock and run in any context.  While a commit is running they see each of its
+ * pages old or new, and different pages in any order.  A reader that needs more than
+ * that holds a lock that excludes the writer, or detects the writer afterwards
+ * (mmu_invalidate_retry_gfn()).  Pages that the change doesn't cover never appear to
+ * change: an entry tells the value of all pages of its group at the time when it was in
+ * the tree, and a reader that finds itself in a replaced node starts again.
+ *
+ * The cost of a change, in time and memory, follows the ends of the range and the
+ * entries in it, not its size.
+ *
+ * Entries are published by xa_store(), blocks by smp_store_release(), both with the
+ * words filled in beforehand.  Bitmaps, with their blocks, and XArray nodes are freed
+ * after a grace period.  The callback that frees a bitmap is in gmem_state.c: a module
+ * that contains it must call rcu_barrier() after its last gmem_state_destroy() and
+ * before it goes.
  */
 #include <linux/bitmap.h>
 #include <linux/bitops.h>
