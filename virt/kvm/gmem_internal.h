@@ -13,47 +13,88 @@
 #include <linux/sizes.h>
 #include <linux/wait.h>
 
-/*
- * Data model
+/**
+ * DOC: Data model
  *
- *   inode	the memory: folios in the page cache, the state of each page
- *   file	one VM's view of the memory: its bindings to memslots
- *   binding	[gmem.pgoff, gmem.pgoff + npages) of the file backs the slot; where
- *		state is tracked, a page has one gfn, else it may have any number
+ * inode (struct gmem_inode)
+ *	The memory: folios in the page cache, and the state of each page, "private" or
+ *	"shared".  The VM type (ops) and the flags are constant.  An inode either tracks
+ *	the state page by page (in_place), or all its pages have the state that they were
+ *	created with.  in_place is constant as soon as backing_fixed is set: at
+ *	creation, or by the first memslot or conversion.
  *
- * State is "private" or "shared".  An inode either tracks it page by page
- * (in_place), or all its pages have the state they were created with.
+ * file (struct gmem_file)
+ *	One VM's view of the memory.  It has a reference to the VM, and an interval tree
+ *	of its bindings, by pages, for all address spaces.
  *
- * Locking, outermost first:
+ * binding
+ *	Pages [gmem.pgoff, gmem.pgoff + npages) of the file back a memslot.  Where the VM
+ *	type has private memory, a page has one gfn.  Elsewhere it may have any
+ *	number of them, and bindings may overlap.  A memslot has no reference to the
+ *	file: kvm_gmem_release() clears slot->gmem.file and slot->gmem.state.
  *
- *   kvm->slots_lock		bind, unbind, release, populate
- *   mmap_lock			user faults
- *   change_lock		conversion, punch, bind, unbind, release, populate
- *   mapping->invalidate_lock	write: the same; read: user and guest faults,
- *				allocate
- *   folio lock			make_private, zeroing, memory failure
- *   bindings_lock		leaf but for mmu_lock; write: bind, unbind,
- *				release; read: memory failure
- *   kvm->mmu_lock		zapping
+ * The folios go with the file, in kvm_gmem_release(), piece by piece.  As long as the
+ * file holds the VM, the vendor's module with its ->free_folio() is sure to be there,
+ * and what the platform keeps can be counted.  All the same ->free_folio() can use
+ * neither file nor VM: it is told the folio alone.
+ */
+
+/**
+ * DOC: Locking
  *
- * Bindings and the list of files change only with both invalidate_lock and
- * bindings_lock held for write, so holding either keeps them stable.  Memory
- * failure needs them stable with a folio locked, which is too late to take
- * invalidate_lock; hence the second lock.
+ * Outermost first:
  *
- * The state map is written with invalidate_lock held for write.  Holding the
- * lock in either mode makes state stable; guest faults peek at it under RCU only
- * and are corrected by mmu_invalidate_seq.
+ * ============================= =====================================================
+ * kvm->slots_lock               bind, unbind, release, populate,
+ *                               KVM_SET_MEMORY_ATTRIBUTES
+ * mmap_lock                     user faults
+ * change_lock                   conversion, punch, bind, unbind, release, populate
+ * mapping->invalidate_lock      write: the same, but see below; read: user and guest
+ *                               faults, allocation, lseek(), walks of what is present
+ * folio lock                    giving a page to the guest, zeroing at first use,
+ *                               splits, memory failure, dropping folios
+ * kvm->arch.pkvm.stage2_lock    arm64: taking pages back from a protected VM, and the
+ *                               end of its stage-2.  A mutex inside invalidate_lock
+ *                               and outside mmu_lock
+ * i_mmap_rwsem, page tables     unmapping users
+ * bindings_lock                 write: bind, unbind, release; read: memory failure
+ * kvm->mmu_lock                 zapping
+ * ============================= =====================================================
+ *
+ * Bindings, and the list of files, change only with all of change_lock, invalidate_lock
+ * and bindings_lock held, for write.  Holding one of them, in any mode, keeps them
+ * stable.  Memory failure needs them stable with a folio locked, which is too late to
+ * take the other two; hence the third lock.
+ *
+ * State changes only with invalidate_lock held for write.  Holding the lock in either
+ * mode, or a claim, makes state stable.  Guest faults first look at the state under RCU only,
+ * with kvm_gmem_is_private(); they have taken a snapshot of mmu_invalidate_seq before,
+ * and find out under mmu_lock if the answer is outdated.
  *
  * Whoever changes the file holds change_lock and, for write, invalidate_lock: no fault
- * sees the change half done.  Long work in batches drops both after each of them.  A
- * conversion is all or nothing: unless it is short it claims its range, and drops
- * invalidate_lock alone while it works: faults elsewhere go on, those in the range wait
- * for the end of the claim.  Readers keep off a claimed range altogether, as a reference
- * to a folio would be in the way of the conversion.
+ * sees the change half done.  Long work in batches drops both after each of them, at
+ * least every 2 MiB (or every large folio, if that is more); populating drops them at
+ * every page.
  *
- * Beyond invalidate_lock KVM never holds a reference to a folio.  If it did, its
- * own guest faults would make conversions fail.
+ * A conversion is all or nothing, and holds change_lock from start to end.  Unless it is
+ * short it claims its range, and drops invalidate_lock while it works.  Faults elsewhere
+ * go on; those in the range wait for the end of the claim.  Readers keep off a claimed
+ * range altogether, as a reference to a folio would be in the way of the conversion:
+ * they take invalidate_lock by kvm_gmem_lock_range().  invalidate_lock is held for write
+ * at either end of a claim, and to drop folios.
+ *
+ * KVM never holds a reference to a folio beyond invalidate_lock.  If it did, its own
+ * guest faults would make conversions fail.  kvm_gmem_get_pfn() returns a pfn without a
+ * reference: the pfn may be used only under mmu_lock and after
+ * mmu_invalidate_retry_gfn().
+ *
+ * Guest faults take invalidate_lock inside an SRCU read-side critical section of
+ * kvm->srcu.  So with change_lock or
+ * invalidate_lock held, do not wait for SRCU, for a vCPU or for a
+ * change of memslots.  Do not access user memory either, it may be a mapping of the
+ * same file.
+ *
+ * A conversion doesn't take slots_lock.
  */
 struct gmem_inode {
 	struct inode vfs_inode;
