@@ -67,9 +67,9 @@
  * take the other two; hence the third lock.
  *
  * State changes only with invalidate_lock held for write.  Holding the lock in either
- * mode, or a claim, makes state stable.  Guest faults first look at the state under RCU only,
- * with kvm_gmem_is_private(); they have taken a snapshot of mmu_invalidate_seq before,
- * and find out under mmu_lock if the answer is outdated.
+ * mode, or a claim, makes state stable.  Guest faults first look at the state under RCU
+ * only, with kvm_gmem_is_private(); they have taken a snapshot of mmu_invalidate_seq
+ * before, and find out under mmu_lock if the answer is outdated.
  *
  * Whoever changes the file holds change_lock and, for write, invalidate_lock: no fault
  * sees the change half done.  Long work in batches drops both after each of them, at
@@ -89,10 +89,9 @@
  * mmu_invalidate_retry_gfn().
  *
  * Guest faults take invalidate_lock inside an SRCU read-side critical section of
- * kvm->srcu.  So with change_lock or
- * invalidate_lock held, do not wait for SRCU, for a vCPU or for a
- * change of memslots.  Do not access user memory either, it may be a mapping of the
- * same file.
+ * kvm->srcu.  So with change_lock or invalidate_lock held, do not wait for SRCU, for a
+ * vCPU or for a change of memslots.  Do not access user memory either, it may be a
+ * mapping of the same file.
  *
  * A conversion doesn't take slots_lock.
  */
