@@ -1,23 +1,59 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * guest_memfd, conversion: move a range of an in-place file between private and
- * shared, all or nothing.
+/**
+ * DOC: Conversion
  *
- * Everything that can fail comes before the point of no return: memory for the
- * state map, vetoes, the check that no one but the file uses a folio of which a page
- * goes private, the split of large folios at the edges.  What is done by then, e.g.
- * user mappings removed, is invisible but for a refault.  From there on:
+ * A conversion moves a range of an in-place file between private and shared, all or
+ * nothing.  kvm_gmem_convert() runs with change_lock held, hence there is no punch and no
+ * other conversion of the file.  The range is claimed, or invalidate_lock is held for
+ * write: either way there are no user faults in the range, and no guest faults past their
+ * first look at the state.
  *
- *   invalidate_start, zap, flush	no vCPU can use the old translation, none
- *					can install a new one
- *   make_shared, content		the platform agrees, the bytes are as asked
- *   commit				readers of the map see the new state
- *   invalidate_end			faults that saw the old state retry
+ * Everything that can fail comes first.  What it leaves behind, e.g. removed user
+ * mappings, is invisible but for a refault.
  *
- * change_lock is held throughout, hence there is no punch and no other conversion of
- * the file.  A short conversion holds invalidate_lock for write as well, any other has
- * claimed its range in between: either way there are no user faults in the range, and
- * no guest faults past their first look at the state.
+ * 1. Return if there is nothing to do: all pages are on the asked side, and the request
+ *    has neither ZERO nor DISCARD.
+ * 2. may_convert, the VM type's veto (not for DISCARD).
+ * 3. gmem_state_prepare() allocates all that the state map will need.  Unless it is
+ *    short, the conversion then claims its range, and drops invalidate_lock until step
+ *    11.
+ * 4. Unmap the range from user space (towards private, and for DISCARD).
+ * 5. Look for holders of folios that become private (not for DISCARD).  A folio in use
+ *    gets one drain of the LRU batches, and its lock is taken once: a user fault that
+ *    has left invalidate_lock maps the page under the folio lock.  A poisoned page is
+ *    exempt, but not a large folio that has one.
+ * 6. Split the folios that straddle an edge of the range, if their pages change sides or
+ *    are discarded.  folio_split() checks references once more.
+ * 7. prepare_convert, if folios may be large and there may be private memory to treat:
+ *    memory failure may have split a folio, and left the platform's entry whole.
+ * 8. reclaim_range (for DISCARD).
+ *
+ * If any of these fails after step 3, gmem_state_abort() gives back what was allocated.
+ * From here on nothing can fail.
+ *
+ * 9. kvm_gmem_invalidate_start(): in each VM, make faults retry, invalidate, zap if
+ *    zap_on_convert is set, and flush once.  No vCPU can use the old translation any
+ *    more, and none can install a new one.  What is zapped is the side that pages
+ *    leave; with ZERO and DISCARD it is both.
+ * 10. For DISCARD: release_range for the range in each slot, and drop the folios.
+ *     Otherwise:
+ *
+ *     a. Unless the content is PRESERVE, drop the folios of aligned blocks that have
+ *        small ones only, for a large one to take their place, see
+ *        kvm_gmem_drop_fragments().
+ *     b. move_range for the range in each slot.
+ *     c. For each folio that is present, make_shared if it becomes shared, and zeroing
+ *        for ZERO.  If make_shared refuses, the folio leaves the file and is leaked, so
+ *        that it cannot reach the allocator.
+ * 11. gmem_state_commit(): readers of the map see the new state.  Then the statistics.
+ * 12. kvm_gmem_invalidate_end(): faults that saw the old state retry.
+ *
+ * Nothing is given to the platform when a page becomes private, see "Ways to give a
+ * page".
+ *
+ * The range that is invalidated is widened to max_order at both ends, as far as the
+ * binding reaches.  That keeps the fault of a neighbour from installing a large mapping
+ * over pages that are being converted.  Only what was asked is zapped.
  */
 #include <linux/folio_batch.h>
 #include <linux/kvm_host.h>
