@@ -1,33 +1,51 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * guest_memfd, the folios of a file: allocate, zero, account, drop.
+ * guest_memfd, the folios of a file: allocate, zero, account, split, drop.
  *
- * Nothing here knows of VM types or of the guest's mappings.  Callers hold the
- * mapping's invalidate_lock, or have claimed what they work on, and have removed all
+ * Nothing here knows one VM type from another; where the VM type has a say, its table is
+ * asked (fresh, prepare_convert, ->free_folio()).  Nor does anything here know of the
+ * guest's mappings.  Callers hold the mapping's invalidate_lock, or have claimed what they
+ * work on, and have removed all
  * mappings of what they drop.
+ */
+
+/**
+ * DOC: Large folios
  *
- * Large folios
+ * A file with GUEST_MEMFD_FLAG_HUGE has folios of the VM type's largest order where it
+ * can, single pages where it cannot, and what a split has left of a large folio.
  *
- * A file with GUEST_MEMFD_FLAG_HUGE has folios of the VM type's largest order where
- * it can, single pages where it cannot, and what a split has left of a large folio.
+ * - A large folio is allocated for a naturally aligned block of the file that is empty,
+ *   of one state and of one NUMA policy, and that the file covers.  If there is no such
+ *   folio to be had, a page is allocated instead, and no error is reported.
+ * - A folio is never mixed: all of it is private, or all of it is shared.  It is split,
+ *   by kvm_gmem_cut(), before a part of it changes sides or leaves the file, as long as
+ *   that may fail.  A file without the flag never has anything to cut.
+ * - Small folios are never put together.  A block whose pages are all gone, or whose
+ *   bytes need not survive a conversion, is allocated anew.
+ * - A folio is zeroed whole by its first use, and is up to date then; the pieces of a
+ *   split are what the whole was.
  *
- *   - A large folio is allocated for a naturally aligned block of the file that is
- *     empty, of one state and of one NUMA policy, and that the file covers.  If there
- *     is no such folio to be had a page will do; no one is told.
- *   - A folio is never mixed: all of it is private, or all of it is shared.  It is
- *     split, by kvm_gmem_cut(), before a part of it changes sides or leaves the
- *     file, as long as that may fail.  A file without the flag never has anything
- *     to cut.
- *   - Small folios are never put together.  A block whose pages are all gone, or
- *     whose bytes need not survive a conversion, is allocated anew.
- *   - A folio is zeroed whole, by who first uses a part of it, and is up to date
- *     then; the pieces of a split are what the whole was.  The guest has it mapped
- *     whole, hence nothing is zeroed that is not about to be seen.
+ * Zeroing is eager because the first fault then maps all of the folio.  To zero by the
+ * page would mean to keep a bitmap for each folio, and 512 faults to map what one could.
+ * What is allocated and never touched is never zeroed.  Two users pay for it: a slot that
+ * cannot map large pages for want of alignment, and populate, which overwrites what was
+ * just zeroed.
  *
- * The guest's mapping may be larger than the folio below after a split that nothing
- * else followed, e.g. one by memory failure.  It shows the right pages; whatever
- * happens to one of them zaps it, and kvm_gmem_invalidate_start() keeps out another
- * that was on its way.
+ * A split is like that of a buddy allocator, and cuts no finer than the edge demands.  It
+ * takes memory with GFP_NOWAIT.  Where that fails, the even split, which can wait, is
+ * tried.
+ *
+ * A split does not zap guest mappings, nor does a conversion that fails after it, and
+ * memory failure splits without asking.  So a guest mapping may be larger than the folio
+ * below it.  It shows the right pages, and whatever happens to one of them zaps the
+ * mapping.  For the same reason an invalidation is widened to max_order of the file, and
+ * not to the order of the folio at the edge: a fault may have looked at the folio when
+ * it was large.
+ *
+ * The reference that a walk has to a folio keeps memory failure from splitting the folio
+ * under the walk.  The price is that a split that meets such a reference fails, as it
+ * would for any holder.
  */
 #include <linux/folio_batch.h>
 #include <linux/highmem.h>
