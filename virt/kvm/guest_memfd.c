@@ -2,7 +2,7 @@
 /*
  * guest_memfd: guest memory as a file that belongs to the guest.
  *
- * This file is the front: creation, life of file and inode, fallocate, mmap.
+ * This file is the front: creation, life of file and inode, fallocate, lseek, mmap.
  * gmem_internal.h has the data model and the locking rules, guest_memfd_bind.c
  * ties files to memslots and zaps, guest_memfd_fault.c serves user and guest
  * faults, guest_memfd_convert.c moves pages between private and shared,

@@ -247,8 +247,8 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 }
 
 /*
- * The memslot of @range is on its way out, and so are the guest's mappings of it,
- * by the hand of the caller, who holds slots_lock and mmu_lock.
+ * The memslot of @range is being deleted.  The caller zaps the guest's mappings of it,
+ * and holds slots_lock and mmu_lock.
  */
 void kvm_gmem_invalidate_slot_range(struct kvm *kvm, struct kvm_gfn_range *range)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * guest_memfd, faults: of users, who get shared pages only, of guests, and the
- * loading of the initial image, which is a fault with an audience.
+ * guest_memfd, faults: of users, who get shared pages only; of guests; and the loading
+ * of the initial image, which looks up private pages as guest faults do.
  */
 #include <linux/file.h>
 #include <linux/kvm_host.h>
@@ -335,7 +335,7 @@ static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *s
 
 	/*
 	 * Without a source the page's own bytes are loaded, zeros if it is new.  The
-	 * other pages of a large folio are none of the source's business.
+	 * source has nothing for the other pages of a large folio: zero those here.
 	 */
 	in_place = !src && GMEM_I(f->inode)->in_place;
 	if (in_place || folio_test_large(folio))
