@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * What guest_memfd does for SEV-SNP guests; see kvm_gmem.h.
+/**
+ * DOC: SEV-SNP
  *
  * The RMP says of each page of the host's memory whether it is a guest's
  * ("assigned"), whose, and at which guest address.  One entry covers 4 KiB or an
  * aligned 2 MiB.  A page of a file is assigned at its first private use, not when
- * its state becomes private; it is taken back when it becomes shared or leaves
+ * its state becomes private.  It is taken back when it becomes shared or leaves
  * the file:
  *
- *	shared			unassigned
- *	private, not used yet	unassigned
- *	private, in use		assigned, at the size of its folio or smaller
+ * ===================== =================================================
+ * shared                unassigned
+ * private, not used yet unassigned
+ * private, in use       assigned, at the size of its folio or smaller
+ * ===================== =================================================
  *
  * The host dies of a write to an assigned page.  Hence no such page may reach the
  * allocator, come what may: if the platform refuses to take a page back, the
@@ -157,7 +159,7 @@ static int snp_gmem_unassign(kvm_pfn_t pfn, int level)
  * Split the 2 MiB RMP entry that covers @pfn.  Must not sleep, as the handler of
  * RMP faults holds mmu_lock.
  *
- * Returns 0 if the entries are of 4 KiB now, by whose hand ever; -EAGAIN if
+ * Returns 0 if the entries are of 4 KiB now, whoever has split them; -EAGAIN if
  * another CPU or the firmware would not let go of the entry, -EIO if the platform
  * refuses.
  */
@@ -177,7 +179,7 @@ int snp_gmem_psmash(kvm_pfn_t pfn)
 	if (!r)
 		return 0;
 
-	/* Who loses a race of two PSMASHes finds nothing left to split. */
+	/* If another CPU's PSMASH was faster, there is nothing left to split. */
 	if (!snp_platform->lookup(pfn, &owner) && owner.assigned &&
 	    owner.level == PG_LEVEL_4K)
 		return 0;
@@ -439,7 +441,8 @@ const struct kvm_gmem_ops *sev_gmem_ops(struct kvm *kvm)
 /*
  * The largest level at which the guest may map @pfn, 0 for no limit.  A nested
  * mapping that is larger than the RMP entry makes the guest fault for ever.  Shared
- * pages are in no RMP entry; KVM looks after that all of them are.
+ * pages are assigned by no RMP entry; for them, KVM itself checks that all pages of a
+ * mapping are shared.
  */
 int sev_gmem_max_mapping_level(struct kvm *kvm, kvm_pfn_t pfn, bool is_private)
 {
