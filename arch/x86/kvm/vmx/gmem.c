@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * What guest_memfd does for TDX guests; see kvm_gmem.h.
+/**
+ * DOC: TDX
  *
  * A private page isn't the TDX module's as such.  It becomes so when it enters
  * the secure EPT, by PAGE.ADD before the TD is finalised and by PAGE.AUG after,
