@@ -5,8 +5,7 @@
  * Nothing here knows one VM type from another; where the VM type has a say, its table is
  * asked (fresh, prepare_convert, ->free_folio()).  Nor does anything here know of the
  * guest's mappings.  Callers hold the mapping's invalidate_lock, or have claimed what they
- * work on, and have removed all
- * mappings of what they drop.
+ * work on, and have removed all mappings of what they drop.
  */
 
 /**

@@ -1,41 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * Protected VMs on guest_memfd, the host's side; EL2's is in hyp/nvhe/gmem.c.
+/**
+ * DOC: Protected VMs of arm64
  *
- * What a page of an in-place file can be, by three who must agree: the file's state,
- * the host's stage-2 record (struct pkvm_mapping) and EL2:
+ * The host's side is in pkvm_gmem.c, that of EL2 in hyp/nvhe/gmem.c.
  *
- *	file	 mapping  EL2: guest's entry / host	reached by
- *	private	 none	  NOPAGE, POISON / OWNED	creation, conversion, teardown
- *	private	 owned	  OWNED / NOPAGE		the guest's fault
- *	shared	 shared	  SHARED_OWNED / BORROWED	the guest's MEM_SHARE
- *	shared	 none	  NOPAGE, POISON / OWNED	creation, conversion, teardown
+ * Three must agree on what a page of an in-place file is: the file's state, the host's
+ * record of the stage-2 (struct pkvm_mapping), and EL2:
  *
- * No other combination is ever to be seen, but by whoever has the page for itself, to
- * convert it or to drop it; see kvm_gmem.h.  The guest maps
- * private pages only: what is shared in the file but not by the guest would be read
- * by the host behind the guest's back, so that its fault is left to user space, to
- * convert the page or not.
+ * ======= ======= =============================== ================================
+ * file    mapping EL2: guest's entry / host       reached by
+ * ======= ======= =============================== ================================
+ * private none    NOPAGE, POISON / OWNED          creation, conversion, teardown
+ * private owned   OWNED / NOPAGE                  the guest's fault
+ * shared  shared  SHARED_OWNED / BORROWED         the guest's MEM_SHARE
+ * shared  none    NOPAGE, POISON / OWNED          creation, conversion, teardown
+ * ======= ======= =============================== ================================
  *
- * A mapping is ownership.  It doesn't follow the zaps of the MMU, but is installed
- * and removed by hand:
+ * No other combination is ever to be seen with invalidate_lock held, but by whoever has
+ * the page for itself, see struct kvm_gmem_ops.  The guest maps private pages only: what
+ * is shared in the file but not by the guest would be read by the host behind the guest's
+ * back.  So the guest's fault on such a page is left to user space, to convert the page
+ * or not.
  *
- *   install	guest fault, MEM_SHARE of an absent page; invalidate_lock is held for
- *		read, the folio locked
- *   move	conversion, while the guest has a request open for it; exclusively
- *   remove	punch, DISCARD, the end of the file; exclusively
- *   remove	MEM_RELINQUISH, when the vCPU goes on; with mmu_lock alone
- *   remove	the end of the VM; no one runs any more, but with stage2_lock held,
- *		which the others who remove take too
+ * A mapping is ownership.  It doesn't follow the zaps of the MMU, but is installed and
+ * removed by hand:
+ *
+ * ======= ===========================================================================
+ * install guest fault, MEM_SHARE of an absent page; invalidate_lock is held for read,
+ *         the folio locked
+ * move    conversion, while the guest has a request open for it; exclusively
+ * remove  punch, DISCARD, the end of the file; exclusively
+ * remove  MEM_RELINQUISH, when the vCPU goes on; with mmu_lock alone
+ * remove  the end of the VM; without invalidate_lock, as no one runs any more, but with
+ *         stage2_lock held, which reclaim_range takes too
+ * ======= ===========================================================================
  *
  * While a folio is donated or shared it carries its mapping in folio->private, so that
  * it cannot be freed by mistake.  The tree of mappings is guarded by mmu_lock.
  *
- * Requests: a vCPU that exits for MEM_SHARE, MEM_UNSHARE or MEM_RELINQUISH has a
- * request open at EL2, which allows for the change.  The host mirrors it in the vCPU,
- * to know before the point of no return whether EL2 will agree.  The mirror is opened
- * by the vCPU's thread after EL2's request, and closed before; see
- * pkvm_close_mirror().
+ * A vCPU that exits for MEM_SHARE, MEM_UNSHARE or MEM_RELINQUISH has a request open at
+ * EL2, which allows for the change.  The host mirrors the request in the vCPU, to know
+ * before the point of no return whether EL2 will agree.  The vCPU's thread opens the
+ * mirror after EL2's request and closes it before; see pkvm_close_mirror().
  */
 #include <linux/arm-smccc.h>
 #include <linux/kvm_gmem.h>
