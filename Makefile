@@ -156,7 +156,7 @@ kernels: image-x86 image-x86-debug image-arm64
 # ---- judging ----
 
 .PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table \
-	lab-front-door
+	lab-documents lab-front-door
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -f '$(FACTOR)'
 
@@ -182,6 +182,9 @@ lab-tree-roundtrip: tree
 
 lab-content-table:
 	@lab/content-table.sh
+
+lab-documents:
+	@lab/documents.sh
 
 lab-front-door:
 	@lab/front-door.sh
