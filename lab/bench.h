@@ -53,12 +53,15 @@ struct row *find_row(const char *id);
 double ratio(const struct row *r, bool zeroing);
 const char *ratio_text(char *buf, size_t size, double r);
 void put_string(FILE *f, const char *key, const char *text);
-void print_table(void);
+void print_table(FILE *f);
 void write_json(const char *path, const char *machine, const char *arguments);
 void draw_chart(const char *path);
+void write_page(const char *path, const char *title, const char *make, const char *machine,
+		const char *chart);
 
 /* targets.c */
-void print_targets(void);
+void print_targets(FILE *f);
 void put_targets(FILE *f);
+bool misses_target(const struct row *r);
 
 #endif

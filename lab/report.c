@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The benchmark: table, JSON and chart of the rows. */
+/* The benchmark: table, JSON, chart and page of the rows. */
 #include <errno.h>
 #include <fnmatch.h>
 #include <stdio.h>
@@ -96,7 +96,7 @@ static bool is_slower(const struct row *r)
 	return all && all * TOLERANCE < 1;
 }
 
-static void print_row(const struct row *r)
+static void print_row(FILE *f, const struct row *r)
 {
 	const struct figure *b = base_figure(r);
 	char base[64], ours[64], all[32], rest[32] = "";
@@ -106,29 +106,30 @@ static void print_row(const struct row *r)
 	ratio_text(all, sizeof(all), ratio(r, true));
 	if (b->zeroed || r->fig[OURS].zeroed)
 		ratio_text(rest, sizeof(rest), ratio(r, false));
-	printf("  %-60s %15s %15s %10s%s %10s\n", r->label, base, ours, all,
-	       is_slower(r) ? "!" : " ", rest);
+	fprintf(f, "  %-60s %15s %15s %10s%s %10s\n", r->label, base, ours, all,
+		is_slower(r) ? "!" : " ", rest);
 }
 
-void print_table(void)
+void print_table(FILE *f)
 {
 	int i, slower = 0;
 
-	printf("\n%-62s %15s %15s %10s  %10s\n", "operation", "base", "ours", "ratio",
-	       "no zeroing");
+	fprintf(f, "%-62s %15s %15s %10s  %10s\n", "operation", "base", "ours", "ratio",
+		"no zeroing");
 	for (i = 0; i < nr_rows; i++) {
 		if (i && strcmp(rows[i].group, rows[i - 1].group))
-			printf("\n%s\n", rows[i].group);
-		print_row(&rows[i]);
+			fprintf(f, "\n%s\n", rows[i].group);
+		print_row(f, &rows[i]);
 		slower += is_slower(&rows[i]);
 	}
-	printf("\nInstructions, unless a unit is given; whole calls as user space sees them.\n"
-	       "ratio: base / ours.  * measured on less, and multiplied.  ( ) the base's way of\n"
-	       "doing what the row does.  n/a: this kernel has no such thing.\n");
+	fprintf(f, "\nInstructions, unless a unit is given; whole calls as user space sees them.\n"
+		"ratio: base / ours.  * measured on less, and multiplied.  ( ) the base's way of\n"
+		"doing what the row does.  n/a: this kernel has no such thing.\n");
 	if (zero_page)
-		printf("no zeroing: without the %llu instructions that zero a page.\n", zero_page);
+		fprintf(f, "no zeroing: without the %llu instructions that zero a page.\n",
+			zero_page);
 	if (slower)
-		printf("! %d slower than the base by more than 3 %%\n", slower);
+		fprintf(f, "! %d slower than the base by more than 3 %%\n", slower);
 }
 
 /* ---- JSON ---- */
@@ -244,5 +245,94 @@ void draw_chart(const char *path)
 			bars[n++] = (struct bar) { rows[i].group, rows[i].label, r };
 	}
 	if (n && write_chart(path, bars, n))
+		die("%s: %s", path, strerror(errno));
+}
+
+/* ---- The page ---- */
+
+/* Why rows may miss a target, by their names; the last one is for all others. */
+static const struct {
+	const char *pattern;
+	const char *why;
+} reasons[] = {
+	{ "change-private-fresh",
+	  "The first change in a piece of 1 GiB allocates a bitmap.  The base allocates an\n"
+	  "entry for each page that changes." },
+	{ "*-hole*",
+	  "A hole of 4 KiB looks for what is there, and for the slots that show it, more often\n"
+	  "than the base does.  In a large page it splits the page first.  The guest has saved\n"
+	  "many times more when it touched the 2 MiB." },
+	{ "*-zero-*-4KiB*",
+	  "The guest's exit and fault and the zeroing are three quarters of the cost.  They are\n"
+	  "the same in both kernels." },
+	{ "pvm_gmem_roundtrip",
+	  "A call to share a page goes to the VMM instead of ending in the hypervisor.  A round\n"
+	  "trip takes two exits." },
+	{ "pvm_gmem_boot",
+	  "Linux makes hundreds of calls to share a page when it boots." },
+	{ "*", "No reason is known." },
+};
+
+#define NR_REASONS	((int)(sizeof(reasons) / sizeof(*reasons)))
+
+static int reason(const struct row *r)
+{
+	int i = 0;
+
+	while (fnmatch(reasons[i].pattern, r->id, 0))
+		i++;
+	return i;
+}
+
+static void put_misses(FILE *f)
+{
+	int i, why, n = 0;
+
+	for (i = 0; i < nr_rows; i++)
+		n += misses_target(&rows[i]);
+	if (!n)
+		return;
+
+	fprintf(f, "\n## What misses a target, and why\n\n%d of %d rows miss a target.\n", n, nr_rows);
+	for (why = 0; why < NR_REASONS; why++) {
+		for (i = n = 0; i < nr_rows; i++) {
+			if (!misses_target(&rows[i]) || reason(&rows[i]) != why)
+				continue;
+			if (!n++)
+				fprintf(f, "\n%s\n\n", reasons[why].why);
+			fprintf(f, "* %s\n", rows[i].label);
+		}
+	}
+}
+
+/* The project's page of figures, whole; @chart may be NULL. */
+void write_page(const char *path, const char *title, const char *make, const char *machine,
+		const char *chart)
+{
+	FILE *f = fopen(path, "w");
+	int i;
+
+	if (!f)
+		die("%s: %s", path, strerror(errno));
+	fprintf(f, "# %s\n\n<!-- Written by %s; edits are lost. -->\n\n", title, make);
+	fprintf(f, "`%s` boots the unpatched kernel (base) and this one (ours) in the same emulated\n"
+		"machine, and runs one program on both.  The clock of the machine counts instructions,\n"
+		"so the figures are the same at every run.  The threads of several vCPUs share one\n"
+		"processor here: the figures show what the threads do twice, but not how they wait for\n"
+		"each other.\n\n", make);
+	for (i = 0; i < NR_KERNELS; i++)
+		fprintf(f, "* %s: Linux %s\n", kernels[i].name, kernels[i].release);
+	fprintf(f, "* machine: `%s`\n", machine);
+	if (chart)
+		fprintf(f, "\n![How many times fewer instructions than the base, row by row](%s)\n",
+			chart);
+	fprintf(f, "\n## Targets\n\n```\n");
+	print_targets(f);
+	fprintf(f, "```\n");
+	put_misses(f);
+	fprintf(f, "\n## Rows\n\n```\n");
+	print_table(f);
+	fprintf(f, "```\n");
+	if (fclose(f))
 		die("%s: %s", path, strerror(errno));
 }

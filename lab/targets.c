@@ -65,31 +65,44 @@ static struct verdict judge(const struct target *t)
 	return v;
 }
 
-static void print_target(const struct target *t)
+static void print_target(FILE *f, const struct target *t)
 {
 	struct verdict v = judge(t);
 	char wanted[32], measured[32];
 
 	if (!v.worst)
 		return;
-	printf("  %-60s %15s %15s %10s", t->name,
-	       ratio_text(wanted, sizeof(wanted), t->wanted),
-	       ratio_text(measured, sizeof(measured), v.measured),
-	       v.nr_short ? "SHORT" : "MET");
+	fprintf(f, "  %-60s %15s %15s %10s", t->name,
+		ratio_text(wanted, sizeof(wanted), t->wanted),
+		ratio_text(measured, sizeof(measured), v.measured),
+		v.nr_short ? "SHORT" : "MET");
 	if (v.nr_short)
-		printf("   %d of %d rows, worst: %s", v.nr_short, v.nr_rows, v.worst->label);
-	printf("\n");
+		fprintf(f, "   %d of %d rows, worst: %s", v.nr_short, v.nr_rows, v.worst->label);
+	fprintf(f, "\n");
 }
 
-void print_targets(void)
+void print_targets(FILE *f)
 {
 	int i;
 
-	printf("\n%-62s %15s %15s\n", "target: times better than the base, in the worst row",
-	       "wanted", "measured");
+	fprintf(f, "%-62s %15s %15s\n", "target: times better than the base, in the worst row",
+		"wanted", "measured");
 	for (i = 0; i < NR_TARGETS; i++)
-		print_target(&targets[i]);
-	printf("\n");
+		print_target(f, &targets[i]);
+}
+
+/* Is @r one of those for which a target is missed? */
+bool misses_target(const struct row *r)
+{
+	double all;
+	int i;
+
+	for (i = 0; i < NR_TARGETS; i++) {
+		all = matches(&targets[i], r) ? ratio(r, targets[i].zeroing) : 0;
+		if (all && all < targets[i].wanted)
+			return true;
+	}
+	return false;
 }
 
 /* The elements of a JSON array. */
