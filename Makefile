@@ -156,7 +156,7 @@ kernels: image-x86 image-x86-debug image-arm64
 # ---- judging ----
 
 .PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table \
-	lab-documents lab-front-door
+	lab-documents lab-front-door lab-qemu-client
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -f '$(FACTOR)'
 
@@ -188,6 +188,10 @@ lab-documents:
 
 lab-front-door:
 	@lab/front-door.sh
+
+lab-qemu-client: image-x86
+	@$(call lock,qemu)
+	lab/qemu.sh
 
 # ---- measuring ----
 
