@@ -37,23 +37,34 @@ tools		:= build/lab
 arch_x86	:= x86_64
 arch_x86-debug	:= x86_64
 arch_x86-module	:= x86_64
+arch_x86-kcsan	:= x86_64
 arch_arm64	:= arm64
+arch_arm64-debug := arm64
 cross_arm64	:= aarch64-linux-gnu-
+cross_arm64-debug := aarch64-linux-gnu-
 image_x86	:= bzImage
 image_x86-debug	:= bzImage
+image_x86-kcsan	:= bzImage
 image_arm64	:= Image
+image_arm64-debug := Image
 family_x86	:= x86
 family_x86-debug := x86
+family_x86-kcsan := x86
 family_arm64	:= arm64
+family_arm64-debug := arm64
 # Steps of a build from scratch, for the progress line of the first one.
 steps_x86	:= 2500
 steps_x86-debug	:= 2600
 steps_x86-module := 2500
+steps_x86-kcsan	:= 2200
 steps_arm64	:= 2300
+steps_arm64-debug := 2300
 frags_x86	:= common x86 own
 frags_x86-debug	:= common x86 own debug
 frags_x86-module := common x86 own module
+frags_x86-kcsan	:= common x86 own kcsan
 frags_arm64	:= common arm64 own
+frags_arm64-debug := common arm64 own arm64-debug
 
 # Objects are the same in every clone, so that clones share the cache.
 export CCACHE_DIR	:= $(cache)/ccache
@@ -77,7 +88,8 @@ help:
 	@cat <<'EOF'
 	make check               build everything, boot it, run all tests
 	make check ARCH=x86      ... of x86 (x86, x86-debug, x86-shadow), arm64 (arm64,
-	                         arm64-protected), host
+	                         arm64-protected), host; by hand only: x86-kcsan (data races),
+	                         arm64-debug (arm64-protected with lockdep)
 	make check T=NAME,...    ... of these names (lab/tests; shell patterns)
 	make list                the tests that ARCH= and T= select
 	make bench               base and ours side by side, in instructions (QUICK=1: what takes
@@ -147,7 +159,7 @@ tests-x86 tests-arm64: tests-%: tree $(tools)/progress $(tools)/runner
 	@$(call lock,tests-$*)
 	lab/selftests.sh $* "$(cross_$*)" $(JOBS)
 
-image-x86 image-x86-debug image-arm64: image-%: kernel-%
+image-x86 image-x86-debug image-x86-kcsan image-arm64 image-arm64-debug: image-%: kernel-%
 	@$(MAKE) -s tests-$(family_$*)
 	lab/image.sh $* build/$(family_$*) "$(cross_$*)"
 
@@ -225,7 +237,7 @@ series-check: tree $(tools)/progress
 	@lab/series-check.sh $(JOBS)
 
 boot_arch := $(or $(ARCH),x86)
-boot_kernel := $(if $(filter arm64%,$(boot_arch)),arm64,$(or $(filter x86-debug,$(boot_arch)),x86))
+boot_kernel := $(or $(filter x86-debug x86-kcsan arm64-debug,$(boot_arch)),$(if $(filter arm64%,$(boot_arch)),arm64,x86))
 shell: image-$(boot_kernel) $(tools)/runner
 	@exec $(tools)/runner -a $(boot_arch) -s lab.shell
 gdb: image-$(boot_kernel) $(tools)/runner

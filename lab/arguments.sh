@@ -11,16 +11,16 @@ esac
 
 for a in $(echo "$LAB_ARCH" | tr , ' '); do
 	case $a in
-	x86|x86-debug|arm64|arm64-protected|host) ;;
-	*) fail "ARCH=$LAB_ARCH: there are x86, x86-debug, arm64, arm64-protected, host" ;;
+	x86|x86-debug|x86-shadow|x86-kcsan|arm64|arm64-protected|arm64-debug|host) ;;
+	*) fail "ARCH=$LAB_ARCH: there are x86, x86-debug, x86-shadow, x86-kcsan, arm64, arm64-protected, arm64-debug, host" ;;
 	esac
 done
 for goal in "$@"; do
 	case $goal=$LAB_ARCH in
 	*=) ;;
 	shell=host|gdb=host|shell=*,*|gdb=*,*)
-		fail "ARCH=$LAB_ARCH: $goal boots one of x86, x86-debug, arm64, arm64-protected" ;;
-	demo=host|bench=host|demo=*-debug|bench=*-debug|demo=*,*|bench=*,*)
+		fail "ARCH=$LAB_ARCH: $goal boots one of x86, x86-debug, x86-shadow, x86-kcsan, arm64, arm64-protected, arm64-debug" ;;
+	demo=host|bench=host|demo=*-debug|bench=*-debug|demo=*-kcsan|bench=*-kcsan|demo=*,*|bench=*,*)
 		fail "ARCH=$LAB_ARCH: $goal is for one of x86, arm64" ;;
 	esac
 done

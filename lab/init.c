@@ -165,11 +165,34 @@ static void take_output(struct line *l, const char *data, size_t n)
 	}
 }
 
+/*
+ * Is @text in the report of a data race?  @ours: does it name a function of guest_memfd
+ * that is the innermost one of either stack, or its caller?  The rest of the kernel has
+ * races of its own, and guest_memfd calls much of it.
+ */
+static bool in_race(const char *text, bool *ours)
+{
+	static int depth;
+	static bool race;
+
+	if (strstr(text, "BUG: KCSAN:"))
+		race = true;
+	else if (!strncmp(text, "=====", 5))
+		race = false;
+	depth = strstr(text, " bytes by ") ? 0 : depth + 1;
+	*ours = depth >= 1 && depth <= 2 &&
+		(strstr(text, "gmem_") || strstr(text, "mem_attributes"));
+	return race;
+}
+
 static bool is_bad(const char *text)
 {
 	static bool out_of_memory;
+	bool ours;
 	size_t i;
 
+	if (in_race(text, &ours))
+		return ours;
 	if (strstr(text, "vmalloc error:") || strstr(text, "page allocation failure:"))
 		out_of_memory = true;
 	if (strstr(text, "</TASK>"))

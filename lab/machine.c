@@ -49,6 +49,8 @@ const struct platform platforms[NR_PLATFORMS] = {
 	  "ttyS", CMDLINE CMDLINE_X86 "numa=fake=2 GMEM_SCALE=10", "kvm_amd", 5 },
 	{ "x86-shadow", "x86", "x86", QEMU_X86(""), "arch/x86/boot/bzImage",
 	  "ttyS", CMDLINE CMDLINE_X86 "numa=fake=2 kvm_amd.npt=0", "Nested Paging disabled", 2 },
+	{ "x86-kcsan", "x86", "x86-kcsan", QEMU_X86(""), "arch/x86/boot/bzImage",
+	  "ttyS", CMDLINE CMDLINE_X86 "numa=fake=2 GMEM_SCALE=10", "kvm_amd", 10, true },
 	{ "arm64", "arm64", "arm64", QEMU_ARM64, "arch/arm64/boot/Image",
 	  "ttyAMA", CMDLINE "kvm-arm.mode=nvhe", "Hyp nVHE mode initialized",
 	  1 },
@@ -56,6 +58,10 @@ const struct platform platforms[NR_PLATFORMS] = {
 	  "arch/arm64/boot/Image",
 	  "ttyAMA", CMDLINE "kvm-arm.mode=protected",
 	  "mode initialized successfully", 1 },
+	{ "arm64-debug", "arm64", "arm64-debug", QEMU_ARM64,
+	  "arch/arm64/boot/Image",
+	  "ttyAMA", CMDLINE "kvm-arm.mode=protected GMEM_SCALE=10",
+	  "mode initialized successfully", 5, true },
 	{ "host", "host", NULL, NULL, NULL, NULL, NULL, NULL, 1 },
 };
 

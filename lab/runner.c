@@ -362,7 +362,7 @@ static int interactive(const struct options *opt)
 		if (platforms[i].kernel && !strcmp(platforms[i].name, only_arch))
 			break;
 	if (i == NR_PLATFORMS)
-		die("no such platform: %s (x86, x86-debug, x86-shadow, arm64, arm64-protected)",
+		die("no such platform: %s (x86, x86-debug, x86-shadow, x86-kcsan, arm64, arm64-protected, arm64-debug)",
 		    only_arch);
 	p = &platforms[i];
 	qemu_command(p, opt->words, opt->initrd, opt->console, cmd, sizeof(cmd) - 8);

@@ -10,7 +10,7 @@
 #include "port.h"
 
 #define MAX_TESTS	256
-#define NR_PLATFORMS	6
+#define NR_PLATFORMS	8
 #define STATUS_TIMEOUT	512
 
 struct platform {
@@ -23,6 +23,7 @@ struct platform {
 	const char *cmdline;
 	const char *says;	/* what the kernel log must have at boot */
 	double slow;		/* time-out factor of its own */
+	bool by_hand;		/* selected by its name alone */
 };
 
 /* A line of lab/tests */

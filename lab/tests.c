@@ -107,7 +107,8 @@ int select_tests(const struct platform *p, struct test **list)
 	int i, n = 0;
 
 	/* The user may name families; lab/tests names platforms. */
-	if (*only_arch && !in_list(only_arch, p->name) && !in_list(only_arch, p->family))
+	if (!in_list(only_arch, p->name) &&
+	    (p->by_hand || (*only_arch && !in_list(only_arch, p->family))))
 		return 0;
 	for (i = 0; i < nr_tests; i++) {
 		if (*only_test && !in_list(only_test, tests[i].name))
