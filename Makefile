@@ -12,6 +12,7 @@ include lab/pins.mk
 # What a user may set.
 ARCH		?=
 T		?=
+LEVEL		?= full
 FACTOR		?= 1
 JOBS		?= $(shell nproc)
 KERNEL_SRC	?=
@@ -22,6 +23,7 @@ CONFIG_DIR	?= lab/config
 
 # What the shell gets of it is what the user wrote, also with a "$" in it.
 export LAB_ARCH		:= $(value ARCH)
+export LAB_LEVEL	:= $(value LEVEL)
 export LAB_FACTOR	:= $(value FACTOR)
 export LAB_FILE		:= $(value FILE)
 export LAB_JOBS		:= $(JOBS)
@@ -87,9 +89,12 @@ frags = $(foreach f,$(frags_$(1)),$(CONFIG_DIR)/$(f).config)
 help:
 	@cat <<'EOF'
 	make check               build everything, boot it, run all tests
-	make check ARCH=x86      ... of x86 (x86, x86-debug, x86-shadow), arm64 (arm64,
-	                         arm64-protected), host; by hand only: x86-kcsan (data races),
-	                         arm64-debug (arm64-protected with lockdep)
+	make check LEVEL=quick   what takes minutes, on x86 and the host
+	make check LEVEL=soak    hours: random seeds, fuzzing, x86-kcsan (data races), arm64-debug
+	                         (arm64-protected with lockdep)
+	make check ARCH=x86      ... of this platform: x86, x86-debug, x86-shadow, arm64,
+	                         arm64-protected, host, x86-kcsan, arm64-debug; 'x86*' and
+	                         'arm64*' are all of their kind
 	make check T=NAME,...    ... of these names (lab/tests; shell patterns)
 	make list                the tests that ARCH= and T= select
 	make bench               base and ours side by side, in instructions (QUICK=1: what takes
@@ -170,10 +175,10 @@ kernels: image-x86 image-x86-debug image-arm64
 .PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table \
 	lab-documents lab-front-door lab-qemu-client
 check: tree $(tools)/runner
-	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -f '$(FACTOR)'
+	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -L '$(LEVEL)' -f '$(FACTOR)'
 
 list: $(tools)/runner
-	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -l
+	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -L '$(LEVEL)' -l
 
 lab-build-kvm-modules: tree
 	@$(call lock,x86-module)

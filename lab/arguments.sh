@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # arguments.sh GOAL...: can what the user has set be meant?  Asked before anything
-# is installed, fetched or built.  The variables: LAB_ARCH, LAB_JOBS, LAB_FACTOR.
+# is installed, fetched or built.  The variables: LAB_ARCH, LAB_LEVEL, LAB_JOBS,
+# LAB_FACTOR.
 set -euf
 fail() { echo "lab: $*" >&2; exit 1; }
 
@@ -12,9 +13,14 @@ esac
 for a in $(echo "$LAB_ARCH" | tr , ' '); do
 	case $a in
 	x86|x86-debug|x86-shadow|x86-kcsan|arm64|arm64-protected|arm64-debug|host) ;;
-	*) fail "ARCH=$LAB_ARCH: there are x86, x86-debug, x86-shadow, x86-kcsan, arm64, arm64-protected, arm64-debug, host" ;;
+	x86\*|arm64\*) ;;
+	*) fail "ARCH=$LAB_ARCH: there are x86, x86-debug, x86-shadow, x86-kcsan, arm64, arm64-protected, arm64-debug, host; x86* and arm64* stand for all of their kind" ;;
 	esac
 done
+case $LAB_LEVEL in
+quick|full|soak) ;;
+*) fail "LEVEL=$LAB_LEVEL: there are quick, full, soak" ;;
+esac
 for goal in "$@"; do
 	case $goal=$LAB_ARCH in
 	*=) ;;

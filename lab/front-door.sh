@@ -62,6 +62,7 @@ refused "shell boots one of" shell ARCH=host
 refused "gdb boots one of" gdb ARCH=x86,arm64
 refused "demo is for one of" demo ARCH=x86-debug
 refused "bench is for one of" bench ARCH=host
+refused "LEVEL=slow: there are" check LEVEL=slow
 refused "JOBS=0:" tree JOBS=0
 refused "JOBS=abc:" kernels JOBS=abc
 refused "FACTOR=abc:" list FACTOR=abc

@@ -22,9 +22,10 @@ put() {	# put FILE TO: a program, stripped
 
 {
 	for d in /dev /proc /sys /tmp /tests; do echo "dir $d 0755 0 0"; done
+	echo "file /tests/table lab/tests 0644 0 0"
 	echo "nod /dev/console 0600 0 0 c 5 1"
 	echo "file /init $family/lab-init 0755 0 0"
-	for t in guest_memfd_bench $(build/lab/runner -a "${family#build/}" -l |
+	for t in guest_memfd_bench $(build/lab/runner -a "${family#build/}*" -L soak -l |
 		   awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
 		f=$family/selftests/$t
 		[ -e "$f" ] || f=$family/selftests/${family#build/}/$t

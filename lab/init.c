@@ -581,13 +581,37 @@ static void shell(void)
 	}
 }
 
-/* The tests of lab.run=A,B: for the command line that the runner prints. */
+/* Arguments of test @name in lab/tests, of the first line for it: into @line. */
+static void table_args(const char *name, char *line, size_t size, char **argv, int max)
+{
+	FILE *f = fopen("/tests/table", "r");
+	char *word, *save;
+	int n = 0;
+
+	argv[0] = (char *)name;
+	argv[1] = NULL;
+	while (f && fgets(line, size, f)) {
+		word = strtok_r(line, " \t\n", &save);
+		if (!word || strcmp(word, name))
+			continue;
+		/* Name, platforms and seconds, then the arguments. */
+		for (; word && n < max + 2; word = strtok_r(NULL, " \t\n", &save))
+			if (n++ > 2)
+				argv[n - 3] = word;
+		argv[n > 3 ? n - 2 : 1] = NULL;
+		break;
+	}
+	if (f)
+		fclose(f);
+}
+
+/* The tests of lab.run=A,B, as lab/tests has them: for the line that the runner prints. */
 static void run_list(char *list)
 {
-	char *argv[2] = { NULL, NULL };
+	char line[1024], *argv[20], *save;
 
-	for (list = strtok(list, ",\n "); list; list = strtok(NULL, ",\n ")) {
-		argv[0] = list;
+	for (list = strtok_r(list, ",\n ", &save); list; list = strtok_r(NULL, ",\n ", &save)) {
+		table_args(list, line, sizeof(line), argv, 18);
 		run_test(argv, 3600);
 	}
 }

@@ -3,11 +3,12 @@
  * The lab's runner: builds and boots platforms, runs the tests of lab/tests on
  * them, and judges.
  *
- *   runner [-a ARCH] [-t TESTS] [-f FACTOR] [-l]
+ *   runner [-a ARCH] [-t TESTS] [-L LEVEL] [-f FACTOR] [-l]
  *   runner -a PLATFORM -s WORDS [-i INITRD] [-c CONSOLE] [-g]
  *
- *     -a  families or platforms, by comma (x86, arm64, host, x86-debug, ...)
+ *     -a  platforms, by comma (x86, x86-debug, arm64, host, ...); shell patterns
  *     -t  test names, by comma; shell patterns
+ *     -L  quick, full (unless said otherwise) or soak
  *     -f  time-out factor, 1.0: as in lab/tests
  *     -l  list the selected tests, run nothing
  *     -s  boot one platform on this terminal, WORDS on its command line
@@ -118,7 +119,7 @@ static void print_again(const struct platform *p, const char *test)
 
 	snprintf(words, sizeof(words), "lab.run=%s", test);
 	qemu_command(p, words, NULL, NULL, cmd, sizeof(cmd));
-	put_line("  again: make check ARCH=%s T=%s\n  or:    %s", p->name, test, cmd);
+	put_line("  again: make check ARCH=%s T='%s'\n  or:    %s", p->name, test, cmd);
 }
 
 /* None of the @n tests of @list can run. */
@@ -248,11 +249,15 @@ static int prepare(const struct platform *p)
 {
 	struct test *list[MAX_TESTS];
 	int n = select_tests(p, list);
+	long long start = now_ms();
+	bool good;
 
 	if (!n)
 		return 0;
 	fresh_logs(p);
-	if (build(p))
+	good = build(p);
+	totals[p - platforms].build_ms = now_ms() - start;
+	if (good)
 		return n;
 	fail_all(p, list, n, "build");
 	return 0;
@@ -391,9 +396,27 @@ static int list_tests(void)
 	return 0;
 }
 
+/* Where the time went.  Platforms run beside each other: it is no sum. */
+static void put_times(long long ms)
+{
+	size_t i;
+
+	for (i = 0; i < NR_PLATFORMS; i++) {
+		struct totals *t = &totals[i];
+
+		if (t->passed + t->failed + t->skipped)
+			put_line("time: %-15s build %4lld s, boot %3lld s, tests %4lld s",
+				 platforms[i].name, t->build_ms / 1000, t->boot_ms / 1000,
+				 t->test_ms / 1000);
+	}
+	put_line("time: %lld min %02lld s in all, LEVEL=%s", ms / 60000, ms / 1000 % 60,
+		 level_names[only_level]);
+}
+
 static int run_all(void)
 {
-	struct totals sum = { 0, 0, 0 };
+	struct totals sum = { 0 };
+	long long start = now_ms();
 	size_t i;
 
 	totals = mmap(NULL, sizeof(*totals) * NR_PLATFORMS, PROT_READ | PROT_WRITE,
@@ -408,6 +431,7 @@ static int run_all(void)
 		sum.failed += totals[i].failed;
 		sum.skipped += totals[i].skipped;
 	}
+	put_times(now_ms() - start);
 	put_line("%d passed, %d failed, %d skipped", sum.passed, sum.failed,
 		 sum.skipped);
 	return sum.failed ? 1 : 0;
@@ -415,13 +439,15 @@ static int run_all(void)
 
 static void parse_options(int argc, char **argv, struct options *opt)
 {
-	int c;
+	int c, level = LEVEL_FULL;
 
-	while ((c = getopt(argc, argv, "a:t:f:ls:i:c:g")) != -1) {
+	while ((c = getopt(argc, argv, "a:t:L:f:ls:i:c:g")) != -1) {
 		if (c == 'a')
 			only_arch = optarg;
 		else if (c == 't')
 			only_test = optarg;
+		else if (c == 'L')
+			level = find_level(optarg);
 		else if (c == 'f')
 			factor = atof(optarg);
 		else if (c == 'l')
@@ -439,6 +465,9 @@ static void parse_options(int argc, char **argv, struct options *opt)
 	}
 	if (factor <= 0)
 		die("the time-out factor must be above 0");
+	if (level < 0)
+		die("LEVEL= is quick, full or soak");
+	only_level = level;
 }
 
 int main(int argc, char **argv)

@@ -13,6 +13,14 @@
 #define NR_PLATFORMS	8
 #define STATUS_TIMEOUT	512
 
+/* How much is run. */
+enum level {
+	LEVEL_QUICK,	/* minutes: what one runs after an edit */
+	LEVEL_FULL,	/* what CI runs */
+	LEVEL_SOAK,	/* hours: random seeds, kernels that look for rare things */
+	NR_LEVELS
+};
+
 struct platform {
 	const char *name;	/* as printed and selected */
 	const char *family;
@@ -23,11 +31,12 @@ struct platform {
 	const char *cmdline;
 	const char *says;	/* what the kernel log must have at boot */
 	double slow;		/* time-out factor of its own */
-	bool by_hand;		/* selected by its name alone */
+	enum level level;	/* from which on it is run, unless it is named */
 };
 
 /* A line of lab/tests */
 struct test {
+	enum level level;	/* as of the heading above it */
 	char	name[64];
 	char	platforms[128];
 	int	seconds;
@@ -36,6 +45,7 @@ struct test {
 
 struct totals {
 	int	passed, failed, skipped;
+	long long build_ms, boot_ms, test_ms;
 };
 
 /* What is known of the test that runs. */
@@ -62,10 +72,13 @@ struct machine {
 
 /* tests.c: what is to run, and what counts as passed */
 extern const char *only_arch, *only_test;
+extern enum level only_level;
+extern const char * const level_names[NR_LEVELS];
 extern struct totals *totals;	/* [NR_PLATFORMS], shared with the children */
 
 void put_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void read_table(const char *path);
+int find_level(const char *name);
 int select_tests(const struct platform *p, struct test **list);
 void log_path(char *buf, size_t size, const struct platform *p, const char *name);
 void start_outcome(struct outcome *o, const struct platform *p, const char *name);

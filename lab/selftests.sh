@@ -11,7 +11,7 @@ out=$top/build/$arch/selftests
 want=
 case $arch in x86) karch=x86_64 ;; *) karch=$arch ;; esac
 
-for t in $(build/lab/runner -a "$arch" -l | awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
+for t in $(build/lab/runner -a "$arch*" -L soak -l | awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
 	case $t in
 	kunit:*|kmemleak|vmm_test|guest_memfd_example) continue ;;
 	esac

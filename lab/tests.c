@@ -38,6 +38,8 @@ static int nr_tests, nr_skips;
 
 const char *only_arch = "", *only_test = "";
 struct totals *totals;
+enum level only_level = LEVEL_FULL;
+const char * const level_names[NR_LEVELS] = { "quick", "full", "soak" };
 
 /* One write(), so that lines of platforms that run together stay whole. */
 void put_line(const char *fmt, ...)
@@ -70,12 +72,38 @@ static bool in_list(const char *list, const char *word)
 	return false;
 }
 
-/* Lines of lab/tests: "NAME PLATFORMS SECONDS [ARGS]", "skip PLATFORMS NAME REASON" */
+/* Is @word in @list, letter by letter? */
+static bool is_named(const char *list, const char *word)
+{
+	char copy[1024], *w, *save;
+
+	snprintf(copy, sizeof(copy), "%s", list);
+	for (w = strtok_r(copy, ", ", &save); w; w = strtok_r(NULL, ", ", &save))
+		if (!strcmp(w, word))
+			return true;
+	return false;
+}
+
+/* The level of that name, -1 if there is none. */
+int find_level(const char *name)
+{
+	int i;
+
+	for (i = 0; i < NR_LEVELS; i++)
+		if (!strcmp(level_names[i], name))
+			return i;
+	return -1;
+}
+
+/*
+ * Lines of lab/tests: "level LEVEL", "NAME PLATFORMS SECONDS [ARGS]",
+ * "skip PLATFORMS NAME REASON"
+ */
 void read_table(const char *path)
 {
 	FILE *f = fopen(path, "r");
-	char line[1024];
-	int n = 0;
+	int n = 0, level = LEVEL_QUICK;
+	char line[1024], name[64];
 
 	if (!f)
 		die("%s: %s", path, strerror(errno));
@@ -89,6 +117,13 @@ void read_table(const char *path)
 			continue;
 		if (nr_tests == MAX_TESTS || nr_skips == MAX_TESTS)
 			die("%s: too many lines", path);
+		if (sscanf(line, "level %63s", name) == 1) {
+			level = find_level(name);
+			if (level < 0)
+				die("%s:%d: no such level: %s", path, n, name);
+			continue;
+		}
+		t->level = level;
 		if (sscanf(line, "skip %127s %255s %159[^\n]", s->platforms,
 			   s->name, s->reason) == 3)
 			nr_skips++;
@@ -101,17 +136,23 @@ void read_table(const char *path)
 	fclose(f);
 }
 
+/* What has a name of its own runs at any level; a pattern picks from those of the level. */
+static bool is_selected(const char *only, const char *name, enum level level)
+{
+	if (is_named(only, name))
+		return true;
+	return level <= only_level && (!*only || in_list(only, name));
+}
+
 /* The tests that run on @p, in @list (of MAX_TESTS).  Returns their number. */
 int select_tests(const struct platform *p, struct test **list)
 {
 	int i, n = 0;
 
-	/* The user may name families; lab/tests names platforms. */
-	if (!in_list(only_arch, p->name) &&
-	    (p->by_hand || (*only_arch && !in_list(only_arch, p->family))))
+	if (!is_selected(only_arch, p->name, p->level))
 		return 0;
 	for (i = 0; i < nr_tests; i++) {
-		if (*only_test && !in_list(only_test, tests[i].name))
+		if (!is_selected(only_test, tests[i].name, tests[i].level))
 			continue;
 		if (in_list(tests[i].platforms, p->name))
 			list[n++] = &tests[i];
@@ -248,6 +289,7 @@ bool judge(const struct outcome *o)
 	char fault[512], log[256], counts[64] = "";
 	bool failed = find_fault(o, fault, sizeof(fault));
 
+	*(strcmp(o->name, "boot") ? &sum->test_ms : &sum->boot_ms) += o->ms;
 	log_path(log, sizeof(log), o->p, o->name);
 	if (!failed && (whole || o->skip) && !why) {
 		failed = true;
