@@ -48,7 +48,8 @@ struct kvm_memory_slot;
  * ============== ====================================================================
  *
  * "Commit" is the change of state.  "Zap" stands for kvm_unmap_gfn_range() and one flush;
- * a conversion leaves it out unless zap_on_convert is set.  Brackets: for files with
+ * a conversion leaves it out unless zap_on_convert is set.  A conversion that has claimed
+ * its range calls invalidate a second time, at the commit.  Brackets: for files with
  * large folios, and unless the content is PRESERVE, see kvm_gmem_drop_fragments().
  *
  * If make_shared fails, the folio leaves the file, hence free_folio follows.

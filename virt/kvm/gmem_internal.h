@@ -179,14 +179,27 @@ static inline bool kvm_gmem_is_claimed(struct inode *inode, pgoff_t start, pgoff
 	return start < READ_ONCE(gi->claim_end) && READ_ONCE(gi->claim_start) < end;
 }
 
+/* Is [@start, @end) claimed as a whole?  For whoever holds change_lock: by itself? */
+static inline bool kvm_gmem_has_claim(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	return start >= GMEM_I(inode)->claim_start && end <= GMEM_I(inode)->claim_end;
+}
+
 /* Do folios, state and bindings of [@start, @end) change by the caller's hand alone? */
 static inline void kvm_gmem_assert_exclusive(struct inode *inode, pgoff_t start,
 					     pgoff_t end)
 {
 	lockdep_assert_held(&GMEM_I(inode)->change_lock);
 	lockdep_assert(lockdep_is_held_type(&inode->i_mapping->invalidate_lock, 0) ||
-		       (start >= GMEM_I(inode)->claim_start &&
-			end <= GMEM_I(inode)->claim_end));
+		       kvm_gmem_has_claim(inode, start, end));
+}
+
+/* Or is it at least for the caller to use? */
+static inline void kvm_gmem_assert_usable(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	lockdep_assert(lockdep_is_held(&inode->i_mapping->invalidate_lock) ||
+		       (lockdep_is_held(&GMEM_I(inode)->change_lock) &&
+			kvm_gmem_has_claim(inode, start, end)));
 }
 
 /* Stable only if invalidate_lock is held, or the page is claimed by the caller. */

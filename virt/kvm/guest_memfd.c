@@ -91,6 +91,17 @@ bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end)
 	return false;
 }
 
+static int kvm_gmem_lock_change(struct gmem_inode *gi, unsigned int state)
+{
+	if (state == TASK_INTERRUPTIBLE)
+		return mutex_lock_interruptible(&gi->change_lock);
+	if (state == TASK_KILLABLE)
+		return mutex_lock_killable(&gi->change_lock);
+
+	mutex_lock(&gi->change_lock);
+	return 0;
+}
+
 /*
  * The same, but wait, in task state @state, until no conversion claims any of it.
  * Returns 0, or -EINTR, without the lock, if a signal ends the wait.
@@ -103,12 +114,22 @@ int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
 	/* Whoever claims pages holds it, and must not want what the caller holds. */
 	might_lock(&gi->change_lock);
 
-	while (!kvm_gmem_trylock_range(inode, start, end)) {
-		if (wait_event_state(gi->claim_wait,
-				     !kvm_gmem_is_claimed(inode, start, end), state))
-			return -EINTR;
-	}
+	if (kvm_gmem_trylock_range(inode, start, end))
+		return 0;
 
+	if (wait_event_state(gi->claim_wait, !kvm_gmem_is_claimed(inode, start, end), state))
+		return -EINTR;
+
+	/*
+	 * The next conversion may have claimed the pages by now, and the one after it
+	 * before this task looks again.  Whoever holds the mutex keeps them off, and gets
+	 * it in turn.
+	 */
+	if (kvm_gmem_lock_change(gi, state))
+		return -EINTR;
+
+	filemap_invalidate_lock_shared(inode->i_mapping);
+	mutex_unlock(&gi->change_lock);
 	return 0;
 }
 

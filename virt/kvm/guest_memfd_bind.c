@@ -500,8 +500,7 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
 	pgoff_t index = start;
 	int i;
 
-	lockdep_assert(lockdep_is_held(&mapping->invalidate_lock) ||
-		       kvm_gmem_is_claimed(mapping->host, start, end));
+	kvm_gmem_assert_usable(mapping->host, start, end);
 
 	folio_batch_init(&fbatch);
 	while (index < end && filemap_get_folios(mapping, &index, end - 1, &fbatch)) {
@@ -522,11 +521,14 @@ static void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
 	pgoff_t next;
 
 	for (; index < end; index = next) {
-		kvm_gmem_lock_range(f->inode, index, end, TASK_UNINTERRUPTIBLE);
+		next = min(end, index + GMEM_BATCH_PAGES);
+		kvm_gmem_lock_range(f->inode, index, next, TASK_UNINTERRUPTIBLE);
 
 		index = kvm_gmem_next_present(f->inode, index, end);
-		next = min(end, index + GMEM_BATCH_PAGES);
-		kvm_gmem_walk_batch(f->inode->i_mapping, index, next, fn, arg);
+		if (index < next)
+			kvm_gmem_walk_batch(f->inode->i_mapping, index, next, fn, arg);
+		else
+			next = index;
 
 		kvm_gmem_unlock_range(f->inode);
 	}
@@ -570,8 +572,8 @@ EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_range);
 
 /*
  * The same for user addresses [@start, @end), which lie in @vma.  Returns false,
- * without having called @fn, if @vma doesn't map a guest_memfd of @kvm.  mmap_lock
- * is held, which keeps the file open.
+ * without having called @fn, if @vma doesn't map a guest_memfd of @kvm.  If that is all
+ * there is to know @fn may be NULL.  mmap_lock is held, which keeps the file open.
  */
 bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned long start,
 		       unsigned long end, kvm_gmem_walk_fn fn, void *arg)
@@ -589,7 +591,8 @@ bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned lon
 		return false;
 
 	index = linear_page_index(vma, start);
-	kvm_gmem_walk_file(f, index, index + PFN_DOWN(end - start), fn, arg);
+	if (fn)
+		kvm_gmem_walk_file(f, index, index + PFN_DOWN(end - start), fn, arg);
 	return true;
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_vma);

@@ -34,7 +34,8 @@
  * 9. kvm_gmem_invalidate_start(): in each VM, make faults retry, invalidate, zap if
  *    zap_on_convert is set, and flush once.  No vCPU can use the old translation any
  *    more, and none can install a new one.  What is zapped is the side that pages
- *    leave; with ZERO and DISCARD it is both.
+ *    leave; with ZERO and DISCARD it is both.  If the range is claimed faults wait for
+ *    the claim, and kvm_gmem_invalidate_end() follows at once.
  * 10. For DISCARD: release_range for the range in each slot, and drop the folios.
  *     Otherwise:
  *
@@ -46,7 +47,8 @@
  *        for ZERO.  If make_shared refuses, the folio leaves the file and is leaked, so
  *        that it cannot reach the allocator.
  * 11. gmem_state_commit(): readers of the map see the new state.  Then the statistics.
- * 12. kvm_gmem_invalidate_end(): faults that saw the old state retry.
+ * 12. kvm_gmem_invalidate_end(): faults that saw the old state retry.  If the range was
+ *     claimed a start, of nothing, precedes the commit.
  *
  * Nothing is given to the platform when a page becomes private, see "Ways to give a
  * page".
@@ -82,8 +84,11 @@ struct gmem_conversion {
 	u64 content;
 	bool is_explicit;
 
-	/* The range is claimed, and invalidate_lock isn't held. */
-	bool has_claim;
+	/*
+	 * The range is claimed, and invalidate_lock isn't held, from kvm_gmem_claim() to
+	 * kvm_gmem_unclaim().
+	 */
+	bool claimed;
 
 	/* Outputs: the first page in the way, pages that changed sides. */
 	pgoff_t error_index;
@@ -234,7 +239,7 @@ static void kvm_gmem_claim(struct gmem_conversion *c)
 
 	WRITE_ONCE(gi->claim_start, ALIGN_DOWN(c->start, nr));
 	WRITE_ONCE(gi->claim_end, ALIGN(c->end, nr));
-	c->has_claim = true;
+	c->claimed = true;
 	filemap_invalidate_unlock(inode->i_mapping);
 }
 
@@ -244,11 +249,10 @@ static void kvm_gmem_unclaim(struct gmem_conversion *c)
 	struct inode *inode = c->f->inode;
 	struct gmem_inode *gi = GMEM_I(inode);
 
-	if (!c->has_claim)
+	if (!c->claimed)
 		return;
 
 	filemap_invalidate_lock(inode->i_mapping);
-	c->has_claim = false;
 	WRITE_ONCE(gi->claim_start, 0);
 	WRITE_ONCE(gi->claim_end, 0);
 	wake_up_all(&gi->claim_wait);
@@ -260,7 +264,7 @@ static void kvm_gmem_drop_converted(struct gmem_conversion *c, pgoff_t start, pg
 	struct address_space *mapping = c->f->inode->i_mapping;
 	pgoff_t next;
 
-	if (!c->has_claim) {
+	if (!c->claimed) {
 		kvm_gmem_drop_folios(c->f, start, end);
 		return;
 	}
@@ -515,7 +519,14 @@ static void kvm_gmem_convert_content(struct gmem_conversion *c)
 			filter |= KVM_FILTER_SHARED;
 	}
 
+	/*
+	 * Faults of claimed pages wait for the claim, asleep.  An invalidation in progress
+	 * would have them try again and again, and faults elsewhere, too, when others
+	 * that overlap in time stretch the range which KVM keeps of all of them.
+	 */
 	kvm_gmem_invalidate_start(inode, c->start, c->end, filter);
+	if (c->claimed)
+		kvm_gmem_invalidate_end(inode, c->start, c->end);
 
 	if (c->content == KVM_SET_MEMORY_ATTRIBUTES2_DISCARD) {
 		kvm_gmem_release_inode_range(inode, c->start, c->end);
@@ -527,10 +538,17 @@ static void kvm_gmem_convert_content(struct gmem_conversion *c)
 	}
 }
 
-/* Tell readers of the map, then let faults in again. */
+/*
+ * Tell readers of the map, then let faults in again.  Those that have looked at the map
+ * without a lock, and then waited for the claim, are told by a second invalidation, of
+ * nothing, that what they saw is outdated.
+ */
 static void kvm_gmem_commit(struct gmem_conversion *c, struct gmem_state_change *change)
 {
 	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	if (c->claimed)
+		kvm_gmem_invalidate_start(c->f->inode, c->start, c->end, 0);
 
 	gmem_state_commit(&GMEM_I(c->f->inode)->state, change);
 	if (c->to_private)

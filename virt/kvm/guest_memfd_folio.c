@@ -55,12 +55,6 @@
 
 #include "gmem_internal.h"
 
-static void kvm_gmem_assert_locked(struct address_space *mapping)
-{
-	lockdep_assert(lockdep_is_held(&mapping->invalidate_lock) ||
-		       lockdep_is_held(&GMEM_I(mapping->host)->change_lock));
-}
-
 /*
  * Account @nr_private and @nr_shared pages that came (or went, if negative), in
  * the inode and in the statistics of the VM whose file it is.
@@ -163,7 +157,7 @@ static bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t en
 {
 	struct gmem_inode *gi = GMEM_I(inode);
 
-	kvm_gmem_assert_locked(inode->i_mapping);
+	lockdep_assert_held(&inode->i_mapping->invalidate_lock);
 
 	if (end > i_size_read(inode) >> PAGE_SHIFT)
 		return false;
@@ -204,7 +198,7 @@ struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index)
 	struct address_space *mapping = f->inode->i_mapping;
 	struct folio *folio;
 
-	kvm_gmem_assert_locked(mapping);
+	lockdep_assert_held(&mapping->invalidate_lock);
 
 	do {
 		folio = filemap_lock_folio(mapping, index);
@@ -265,9 +259,12 @@ pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	unsigned long index = start;
 
-	kvm_gmem_assert_locked(inode->i_mapping);
+	if (start >= end)
+		return end;
 
-	if (start >= end || !xa_find(&inode->i_mapping->i_pages, &index, end - 1, XA_PRESENT))
+	kvm_gmem_assert_usable(inode, start, end);
+
+	if (!xa_find(&inode->i_mapping->i_pages, &index, end - 1, XA_PRESENT))
 		return end;
 
 	return max(index, start);
@@ -278,7 +275,7 @@ pgoff_t kvm_gmem_next_absent(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct folio *folio;
 
-	kvm_gmem_assert_locked(inode->i_mapping);
+	kvm_gmem_assert_usable(inode, start, end);
 
 	/* Folio by folio: page_cache_next_miss() understands neither 0 nor large folios. */
 	while (start < end) {

@@ -126,12 +126,6 @@ static bool sev_gmem_register_slots(struct kvm *kvm, unsigned long first,
 	return true;
 }
 
-static void sev_gmem_flush_incoherent(void *arg, kvm_pfn_t pfn, unsigned long nr_pages)
-{
-	if (!snp_platform->is_coherent())
-		snp_platform->clflush(pfn, nr_pages);
-}
-
 /*
  * Many a VMM announces memory before it makes memslots of it.  Then go by what is
  * mapped: if it is guest_memfd all over, no slot that takes it can move it.
@@ -139,6 +133,7 @@ static void sev_gmem_flush_incoherent(void *arg, kvm_pfn_t pfn, unsigned long nr
 static bool sev_gmem_register_vmas(struct kvm *kvm, unsigned long first,
 				   unsigned long last)
 {
+	kvm_gmem_walk_fn flush = snp_platform->is_coherent() ? NULL : sev_gmem_flush_pages;
 	unsigned long start = first, end;
 	struct vm_area_struct *vma;
 
@@ -150,7 +145,7 @@ static bool sev_gmem_register_vmas(struct kvm *kvm, unsigned long first,
 			return false;
 
 		end = min(vma->vm_end - 1, last) + 1;
-		if (!kvm_gmem_walk_vma(kvm, vma, start, end, sev_gmem_flush_incoherent, NULL))
+		if (!kvm_gmem_walk_vma(kvm, vma, start, end, flush, NULL))
 			return false;
 
 		start = end;

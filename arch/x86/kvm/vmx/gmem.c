@@ -11,8 +11,8 @@
  *
  * PG_checked, which page caches may use as they like, tells a page that the
  * module has.  It is set and cleared with mmu_lock held, together with the S-EPT
- * entry.  guest_memfd looks at it after the zap: it has the page for itself, and the
- * invalidation, which isn't over, keeps faults from mapping the page anew.
+ * entry.  guest_memfd looks at it after the zap: it has the page for itself, no fault
+ * maps the page anew.
  * A page that is still marked then is one for which BLOCK, REMOVE or WBINVD has
  * failed.  Its VM is bugged, and the page must not meet the allocator, not even
  * when the VM is gone: the page's next user would corrupt the TD's memory, get a

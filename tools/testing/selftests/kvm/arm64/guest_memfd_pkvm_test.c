@@ -543,10 +543,12 @@ SETUP_TEST(capabilities)
 	check_content_row(vm, false,
 			  "arm64 protected VM        shared   PRESERVE        ZERO, PRESERVE, DISCARD");
 	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_EXIT_HYPERCALL) & PVM_EXITS, PVM_EXITS);
+	TEST_ASSERT_EQ(vm_check_cap(vm, KVM_CAP_MEMORY_FAULT_INFO), 1);
 
 	/* What is not protected has no part in it. */
 	TEST_ASSERT_EQ(vm_check_cap(other, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES), 0);
 	TEST_ASSERT_EQ(vm_check_cap(other, KVM_CAP_EXIT_HYPERCALL), 0);
+	TEST_ASSERT_EQ(vm_check_cap(other, KVM_CAP_MEMORY_FAULT_INFO), 0);
 	TEST_ASSERT_EQ(kvm_check_cap(KVM_CAP_EXIT_HYPERCALL), 0);
 	TEST_ASSERT(enable_exits(other, PVM_EXITS) == EINVAL, "Enabled for any VM");
 

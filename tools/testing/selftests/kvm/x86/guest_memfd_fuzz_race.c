@@ -155,9 +155,17 @@ static void random_pages(struct race_thread *t, u64 *first, u64 *nr)
 
 	*first = random_page(t);
 	*nr = 1 + random_below(t, 6);
-	if (!random_below(t, 4)) {
+	switch (random_below(t, 8)) {
+	case 0:
+	case 1:
 		*first = *first / align * align;
 		*nr = align;
+		break;
+	case 2:
+		/* A large folio and more, or nearly all, from and to amid others. */
+		*nr = align + 1 + random_below(t, align);
+		*first = random_below(t, align / 2);
+		break;
 	}
 	*nr = min(*nr, t->rv->nr - *first);
 }

@@ -75,6 +75,9 @@ static bool line_is_bad(const char *line)
 		out_of_memory = false;
 	if (out_of_memory && strstr(line, "Call Trace:"))
 		return false;
+	/* The rest of the kernel has data races too: who runs KCSAN reads its reports. */
+	if (strstr(line, "KCSAN:"))
+		return false;
 
 	for (i = 0; i < ARRAY_SIZE(bad_words); i++)
 		if (strstr(line, bad_words[i]))
