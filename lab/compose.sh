@@ -6,6 +6,9 @@
 #
 # A line of the series: "NNNN-topic.patch [own/file ...]".  A step is its own
 # files, whole, plus its patch to files of the base (exact, no fuzz).
+#
+# The index has only what steps touch, as an index of all the kernel's files takes
+# longer to write than everything else; git fast-import makes the whole trees.
 set -eu
 . lab/git.sh
 project=$1
@@ -16,7 +19,6 @@ export GIT_DIR=$PWD/$tree/.git GIT_INDEX_FILE=$tmp/index
 # Own files that replace a file of the base: is it the one they were made for?
 check_replaced() {
 	git ls-tree -r --name-only refs/lab/base | sort >"$tmp/base"
-	series_lines "$project" | cut -s -d' ' -f2- | tr ' ' '\n' | sed '/^$/d' | sort >"$tmp/own"
 	twice=$(uniq -d "$tmp/own")
 	[ -z "$twice" ] || fail "patches/series names more than once:" $twice
 	for f in $(comm -12 "$tmp/base" "$tmp/own"); do
@@ -27,26 +29,49 @@ check_replaced() {
 	done
 }
 
+# The index's entries of all own files, "MODE SUM<tab>FILE".
 add_own() {
-	for f in "$@"; do
+	while read -r f; do
 		[ -f "$project/$f" ] || fail "patches/series names $f, which is not there"
-		mode=100644
-		[ ! -x "$project/$f" ] || mode=100755
-		printf '%s %s\t%s\n' $mode "$(git hash-object -w --no-filters "$project/$f")" "$f"
-	done >"$tmp/info"
-	git update-index --add --index-info <"$tmp/info"
+		[ -x "$project/$f" ] && echo 100755 || echo 100644
+	done <"$tmp/own" >"$tmp/modes"
+	(cd "$project" && git hash-object -w --no-filters --stdin-paths) <"$tmp/own" |
+		paste -d' ' "$tmp/modes" - | paste - "$tmp/own" >"$tmp/entries"
 }
 
+# What the index has now and had not before, as a commit for git fast-import.
 commit() {
-	git write-tree >"$tmp/tree"
-	[ "$(cat "$tmp/tree")" != "$(git rev-parse "$head^{tree}")" ] || fail "step $1 changes nothing"
-	head=$(git commit-tree "$(cat "$tmp/tree")" -p "$head" -F "$tmp/message")
+	git ls-files -s | awk '{ sub(" 0\t", " ") } 1' >"$tmp/now"
+	! cmp -s "$tmp/was" "$tmp/now" || fail "step $1 changes nothing"
+	echo "commit $ref"
+	echo "author $ident"
+	echo "committer $ident"
+	echo "data $(wc -c <"$tmp/message")"
+	cat "$tmp/message"
+	[ -z "$from" ] || echo "from $from"
+	from=
+	awk 'NR == FNR { was[$0]; next } !($0 in was) { print "M", $0 }' "$tmp/was" "$tmp/now"
+	awk 'NR == FNR { now[$3]; next } !($3 in now) { print "D", $3 }' "$tmp/now" "$tmp/was"
+	mv "$tmp/now" "$tmp/was"
 }
 
-head=$(git rev-parse refs/lab/base)
-git read-tree "$head"
-check_replaced
+base=$(git rev-parse refs/lab/base)
+from=$base ref=refs/lab/composing-$$
+ident="$GIT_AUTHOR_NAME <$GIT_AUTHOR_EMAIL> $(date -d "$GIT_AUTHOR_DATE" +%s) +0000"
 series_lines "$project" >"$tmp/series"
+cut -s -d' ' -f2- "$tmp/series" | tr ' ' '\n' | sed '/^$/d' | sort >"$tmp/own"
+check_replaced
+add_own
+{
+	echo MAINTAINERS
+	while read -r patch own; do
+		sed -n 's,^diff --git a/\(.*\) b/.*,\1,p' "$project/patches/$patch"
+	done <"$tmp/series"
+} | sort -u | xargs git ls-tree "$base" >"$tmp/touched"
+git update-index --add --index-info <"$tmp/touched"
+git ls-files -s | awk '{ sub(" 0\t", " ") } 1' >"$tmp/was"
+
+steps() {
 while read -r patch own; do
 	p=$project/patches/$patch
 	[ -f "$p" ] || fail "patches/series names $patch, which is not there"
@@ -54,7 +79,9 @@ while read -r patch own; do
 	awk '!body && sub(/^Subject: (\[PATCH[^]]*\] )?/, "") { print; next }
 	     !body && /^$/ { body = 1 } /^---$/ { exit } body' "$p" >"$tmp/message"
 	grep -q . "$tmp/message" || fail "$patch has no Subject"
-	add_own $own
+	[ -z "$own" ] || for f in $own; do
+		awk -F'\t' -v f="$f" '$2 == f' "$tmp/entries"
+	done | git update-index --add --index-info
 	if grep -q '^diff --git' "$p"; then
 		git apply --cached --whitespace=nowarn "$p" 2>"$tmp/err" ||
 			fail "$patch does not apply: $(head -n 1 "$tmp/err")"
@@ -71,4 +98,10 @@ if [ -f "$project/MAINTAINERS" ]; then
 		"The store, what VM types do with it, tests, documents, sample." >"$tmp/message"
 	commit MAINTAINERS
 fi
-echo "$head"
+}
+steps >"$tmp/import"
+[ -s "$tmp/import" ] || { echo "$base"; exit 0; }
+# Loose objects, as most of them are there already.
+git -c fastimport.unpackLimit=100000 fast-import --quiet --force --date-format=raw <"$tmp/import"
+git rev-parse "$ref"
+git update-ref -d "$ref"
