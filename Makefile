@@ -7,27 +7,33 @@ SHELL		:= /bin/bash
 .SHELLFLAGS	:= -euc
 .SUFFIXES:
 
-include lab/pins.mk
-
-# What a user may set.
+# What a user may set.  The base kernel: a folder of bases/.
+BASE		?= 7.3
 ARCH		?=
 T		?=
 LEVEL		?= full
 FACTOR		?= 1
 JOBS		?= $(shell nproc)
 KERNEL_SRC	?=
+TO		?=
+SUITE		?=
 FILE		?=
 DISCARD		?=
 # Directory of the kernel configuration fragments.
 CONFIG_DIR	?= lab/config
 
 # What the shell gets of it is what the user wrote, also with a "$" in it.
+export LAB_BASE		:= $(value BASE)
+export LAB_OTHER_BASE	:= $(if $(filter file,$(origin BASE)),, BASE=$(value BASE))
+export LAB_TO		:= $(value TO)
 export LAB_ARCH		:= $(value ARCH)
 export LAB_LEVEL	:= $(value LEVEL)
 export LAB_FACTOR	:= $(value FACTOR)
 export LAB_FILE		:= $(value FILE)
 export LAB_JOBS		:= $(JOBS)
 export LAB_KERNEL_SRC	:= $(value KERNEL_SRC)
+
+-include bases/$(BASE)/pin.mk
 
 # A relative XDG_CACHE_HOME is to be ignored; who has no home has a build/.
 cache		:= $(or $(if $(filter /%,$(XDG_CACHE_HOME)),$(XDG_CACHE_HOME)),\
@@ -104,14 +110,17 @@ help:
 	make demo ARCH=arm64     ... with Linux in a protected VM under pKVM
 	make shell [ARCH=x86]    boot the image of a platform to a command loop
 	make gdb [ARCH=x86]      the same, halted, with a gdb port
-	make tree                build/linux: base + patches + own files, one commit a step
+	make tree                build/linux: base + seams + own files, one commit a step
 	                         (DISCARD=1: drop edits made there)
 	make export              bring edits and commits of build/linux back here
-	make series              mailable patches in build/series
-	make series-check        build every step on both architectures, checkpatch (long)
+	make series              mailable patches in build/series, of you as author
+	make series-check        build every step on both architectures (long)
+	make rebase TO=7.4       carry the series over to another base, or a newer release of
+	                         this one (SUITE=s: Debian's suite that has it; or KERNEL_SRC=)
 	make kernels             build the kernels and their tests, run nothing
 	make clean               remove build/ (downloads and compiler cache stay)
 
+	BASE=b         another base than $(BASE): $(sort $(patsubst bases/%/pin.mk,%,$(wildcard bases/*/pin.mk)))
 	FACTOR=2       time-outs times two, for a slow machine
 	KERNEL_SRC=p   a Linux $(BASE_VERSION) tree or tarball instead of Debian's package
 	JOBS=n         compile jobs ($(JOBS))
@@ -173,7 +182,7 @@ kernels: image-x86 image-x86-debug image-arm64
 # ---- judging ----
 
 .PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table \
-	lab-documents lab-front-door lab-qemu-client
+	lab-documents lab-front-door lab-qemu-client lab-rebase lab-series
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -L '$(LEVEL)' -f '$(FACTOR)'
 
@@ -194,8 +203,18 @@ lab-build-warnings: kernel-x86 kernel-arm64
 	$(call lock,arm64)
 	lab/warnings.sh build/arm64 arch/arm64/kvm/ '$(call kbuild,arm64)'
 
-lab-tree-roundtrip: tree
-	@lab/roundtrip.sh
+# Each base is fetched, and composed; the working tree of build/linux stays.
+lab-tree-roundtrip: base
+	@for b in $(patsubst bases/%/pin.mk,%,$(wildcard bases/*/pin.mk)); do
+		[ $$b = $(BASE) ] || $(MAKE) -s base BASE=$$b KERNEL_SRC=
+	done
+	lab/roundtrip.sh
+
+lab-rebase: tree
+	@lab/rebase-test.sh
+
+lab-series: tree
+	@lab/series-test.sh
 
 lab-content-table:
 	@lab/content-table.sh
@@ -229,14 +248,22 @@ bench: image-$(bench_machine) kernel-base-$(bench_machine) $(tools)/bench
 
 # ---- hacking ----
 
-.PHONY: export series series-check shell gdb demo clean
+.PHONY: export rebase series series-check shell gdb demo clean
 export: base
-	@echo "lab: exporting (takes minutes)"
+	@$(call lock,tree)
 	lab/export.sh .
 	lab/adopt.sh
 
+# KERNEL_SRC is of the new base.
+rebase: arguments
+	@$(MAKE) -s tree TO= KERNEL_SRC=
+	$(call lock,tree)
+	lab/pin.sh '$(cache)' '$(SUITE)'
+	$(MAKE) -s base BASE="$$LAB_TO" TO=
+	lab/rebase.sh
+
 series: tree
-	@lab/series.sh
+	@lab/series.sh build/series
 
 series-check: tree $(tools)/progress
 	@lab/series-check.sh $(JOBS)

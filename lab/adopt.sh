@@ -8,10 +8,11 @@ set -eu
 new=$(lab/compose.sh .)
 stash=$(git -C $tree stash create)
 [ "$(git -C $tree rev-parse "${stash:-HEAD}^{tree}")" = "$(git -C $tree rev-parse "$new^{tree}")" ] ||
-	fail "the export is not exact; see: git -C build/linux diff $new (MAINTAINERS: only our own sections can be edited)"
+	fail "the export is not exact; see: git -C build/linux diff $new"
 git -C $tree reset -q --soft "$new"
 git -C $tree read-tree "$new"
 git -C $tree update-index -q --refresh || :
-git -C $tree update-ref refs/lab/composed "$new"
-project_key . >$tree/.git/lab-key
-echo "lab: exported, $(series_lines . | wc -l) steps; build/linux is at $(git -C $tree log -1 --format=%h)"
+git -C $tree update-ref "$refs/composed" "$new"
+no_own_driver
+project_key . >"$state.key"
+echo "lab: exported, $(steps . | wc -l) steps; build/linux is at $(git -C $tree log -1 --format=%h)"

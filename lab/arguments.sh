@@ -1,13 +1,26 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # arguments.sh GOAL...: can what the user has set be meant?  Asked before anything
-# is installed, fetched or built.  The variables: LAB_ARCH, LAB_LEVEL, LAB_JOBS,
-# LAB_FACTOR.
+# is installed, fetched or built.  The variables: LAB_BASE, LAB_TO, LAB_KERNEL_SRC,
+# LAB_ARCH, LAB_LEVEL, LAB_JOBS, LAB_FACTOR.
 set -euf
 fail() { echo "lab: $*" >&2; exit 1; }
 
 case $PWD in
 *[[:space:]:]*) fail "a kernel cannot be built below a directory with a blank or a colon in its name: $PWD" ;;
+esac
+
+case $LAB_BASE in
+''|*/*|.*) known= ;;
+*) [ -e "bases/$LAB_BASE/pin.mk" ] && known=1 || known= ;;
+esac
+[ "$known" ] || fail "BASE=$LAB_BASE: there are $(set +f; ls bases/*/pin.mk | cut -d/ -f2 | paste -sd, | sed 's/,/, /g')"
+case " $* " in
+*" rebase "*)
+	echo "$LAB_TO" | grep -qxE '[0-9]+\.[0-9]+(\.[0-9]+)?(-rc[0-9]+)?' ||
+		fail "TO=$LAB_TO: which base?  Say TO=7.4, or TO=$LAB_BASE for the newest release of $LAB_BASE"
+	[ -z "$LAB_KERNEL_SRC" ] || [ -e "$LAB_KERNEL_SRC" ] || fail "KERNEL_SRC=$LAB_KERNEL_SRC: no such file or directory" ;;
+*)	[ -z "$LAB_TO" ] || fail "TO=$LAB_TO: only make rebase goes somewhere; BASE= selects a base" ;;
 esac
 
 for a in $(echo "$LAB_ARCH" | tr , ' '); do

@@ -6,9 +6,9 @@
 set -eu
 . lab/git.sh
 dir=$PWD/build/base/linux
-want=$(git -C $tree rev-parse refs/lab/base)
+want=$(git -C $tree rev-parse "$refs/base")
 [ "$(git -C "$dir" rev-parse HEAD 2>/dev/null || :)" != "$want" ] || exit 0
 echo "lab: checking the base kernel out"
 rm -rf "$dir"
 git -C $tree worktree prune
-git -C $tree worktree add -q --detach "$dir" refs/lab/base
+git -C $tree worktree add -q --detach "$dir" "$refs/base"

@@ -1,15 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# base.sh SOURCE VERSION COMMAND...: unpack the base kernel into build/linux and
-# commit it there as refs/lab/base.  SOURCE (KERNEL_SRC=): a tarball or a tree; if
-# it is empty, the linux-source .deb whose path COMMAND prints.
+# base.sh SOURCE VERSION COMMAND...: commit the base kernel in build/linux as
+# refs/lab/BASE/base; the first one is its working tree, too.  SOURCE (KERNEL_SRC=):
+# a tarball or a tree; if it is empty, the linux-source .deb whose path COMMAND
+# prints.
 set -eu
 . lab/git.sh
 source=$1 version=$2
 shift 2
 new=$tree.new
 got=
-megabytes=2400		# of build/linux
+megabytes=2400		# of build/linux, or of another base as long as it is unpacked
 
 # The version of the kernel tree $1, by its Makefile.  (Not by kbuild: that wants
 # an ARCH it knows, and would take the one which is set here.)
@@ -29,13 +30,15 @@ look_at() {
 	esac
 }
 
-if has_base; then
-	made_of=$(cat $tree/.git/lab-source 2>/dev/null || echo "another source")
+# A base is there until its pin changes.
+pin=$(grep ^BASE_ "$data/pin.mk")
+if has_base && [ "$(cat "$state.pin" 2>/dev/null)" = "$pin" ]; then
+	made_of=$(cat "$state.source" 2>/dev/null || echo "another source")
 	[ -z "$source" ] || [ "$(realpath -m "$source")" = "$made_of" ] ||
-		fail "KERNEL_SRC=$source: build/linux is there, made of $made_of; make clean, or another clone, for this one"
+		fail "KERNEL_SRC=$source: base $base is there, made of $made_of; make clean, or another clone, for this one"
 	exit 0
 fi
-[ ! -e $tree ] || fail "$tree has no base commit; move it away"
+[ ! -e $tree ] || [ -d $tree/.git ] || fail "$tree is no git tree; move it away"
 if [ -n "$source" ]; then
 	[ -e "$source" ] || fail "KERNEL_SRC=$source: no such file or directory"
 	if [ -d "$source" ]; then
@@ -70,12 +73,25 @@ fi) || fail "cannot unpack $source ($(printf '%s\n' "$said" | head -n 1))"
 [ -n "$got" ] || look_at $new
 # Debian ignores everything at the top level; new files must be seen here.
 [ ! -e $new/.gitignore ] || sed -i '/^# Debian packaging: ignore everything/,$d' $new/.gitignore
-git -C $new init -q -b lab
-git -C $new config gc.auto 0
+if [ -d $tree ]; then
+	GIT_DIR=$PWD/$tree/.git
+else
+	git -C $new init -q -b "$base"
+	git -C $new config gc.auto 0
+	GIT_DIR=$PWD/$new/.git
+fi
+export GIT_DIR GIT_WORK_TREE="$PWD/$new" GIT_INDEX_FILE="$PWD/$new.index"
+trap 'rm -rf $new $new.index' EXIT
 # Every file straight into one pack: 90,000 loose objects would take minutes.
-git -C $new -c core.bigFileThreshold=1 -c core.compression=1 -c core.safecrlf=false add -A -f
-git -C $new commit -q -m "Linux $got"
-git -C $new update-ref refs/lab/base HEAD
-git -C $new update-ref refs/lab/composed HEAD
-echo "${from:-$source}" >$new/.git/lab-source
-mv $new $tree
+git -c core.bigFileThreshold=1 -c core.compression=1 -c core.safecrlf=false add -A -f
+commit=$(git commit-tree -m "Linux $got" "$(git write-tree)")
+git update-ref "$refs/base" "$commit"
+git rev-parse -q --verify "$refs/composed" >/dev/null || git update-ref "$refs/composed" "$commit"
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+if [ ! -d $tree ]; then
+	git -C $new update-ref "refs/heads/$base" "$commit"
+	mv $new.index $new/.git/index
+	mv $new $tree
+fi
+echo "$pin" >"$state.pin"
+echo "${from:-$source}" >"$state.source"

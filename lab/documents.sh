@@ -138,7 +138,7 @@ grep -hA1 'static struct kunit_suite' $(find virt arch -name '*_test.c') | sed -
 result "each test is in a table"
 
 # Statistics and tracepoints.
-{ grep -rhoE '^\+.*STATS_DESC_[A-Z]+\(VM_GENERIC, gmem_[a-z_]+' patches | sed 's/.*, //'
+{ grep -rhoE '^\+.*STATS_DESC_[A-Z]+\(VM_GENERIC, gmem_[a-z_]+' bases | sed 's/.*, //'
 sed -n 's/^TRACE_EVENT(\(.*\),/kvm:\1/p' virt/kvm/gmem_trace.h; } | sort -u >"$tmp/want"
 sed -n '/^Statistics and tracepoints/,/^What is not there/p' $users | grep -oE '^(gmem_|kvm:)[a-z_]+' | sort -u >"$tmp/got"
 diff "$tmp/got" "$tmp/want" >"$tmp/wrong" || :

@@ -7,8 +7,8 @@ set -eu
 top=$PWD/build/front-door
 rm -rf "$top"
 mkdir -p "$top/copy" "$top/bin" "$top/tree" "$top/full" "$top/a b/copy"
-cp -R Makefile MAINTAINERS lab patches "$top/copy"
-cp -R Makefile lab "$top/a b/copy"
+cp -R Makefile lab bases "$top/copy"
+cp -R Makefile lab bases "$top/a b/copy"
 n=0 bad=0 in=$top/copy room=99999999
 
 # Room, a mirror and a home, whatever this machine has.
@@ -18,7 +18,8 @@ chmod +x "$top/bin/df" "$top/bin/apt-get"
 
 # Sources: an old tree; one of the right version whose make, as the kernel's, knows
 # a few ARCH; its tarball; half of that.
-version=$(sed -n 's/^BASE_VERSION[ \t:=]*//p' lab/pins.mk)
+base=$(sed -n 's/^BASE[ \t?=]*//p' Makefile)
+version=$(sed -n 's/^BASE_VERSION[ \t:=]*//p' "bases/$base/pin.mk")
 printf 'VERSION = 3\nPATCHLEVEL = 2\nSUBLEVEL = 1\nEXTRAVERSION =\nNAME = Old\n' >"$top/tree/Makefile"
 mkdir -p "$top/linux/arch/x86"
 echo "$version" | awk -F. '{ printf "VERSION = %s\nPATCHLEVEL = %s\nSUBLEVEL = %s\nEXTRAVERSION =\nNAME = It\n", $1, $2, $3 }' \
@@ -56,6 +57,13 @@ refused() {
 }
 
 echo "KTAP version 1"
+refused "BASE=foo: there are" tree BASE=foo
+refused "BASE=../lab: there are" tree BASE=../lab
+refused "BASE=cover: there are" export BASE=cover
+refused "TO=: which base?" rebase
+refused "TO=foo: which base?" rebase TO=foo
+refused "TO=9.9: only make rebase" tree TO=9.9
+refused "no such file" rebase TO=9.9 KERNEL_SRC="$top/nowhere"
 refused "ARCH=foo: there are" check ARCH=foo
 refused "ARCH=x86,foo: there are" tree ARCH=x86,foo
 refused "shell boots one of" shell ARCH=host
@@ -99,7 +107,7 @@ result $r "the cache is in HOME or XDG_CACHE_HOME"
 
 # ARCH= is the lab's, and none that the kernel's make knows.
 run base ARCH=host KERNEL_SRC="$top/linux.tar" &&
-	git --git-dir="$top/copy/build/linux/.git" rev-parse -q --verify refs/lab/base >/dev/null && r=0 || r=1
+	git --git-dir="$top/copy/build/linux/.git" rev-parse -q --verify "refs/lab/$base/base" >/dev/null && r=0 || r=1
 result $r "a tarball of Linux $version becomes the base, with ARCH=host"
 run base KERNEL_SRC="$top/linux.tar" && run base && r=0 || r=1
 result $r "once more is no work"

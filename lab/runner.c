@@ -113,13 +113,20 @@ static bool run_test(struct machine *m, const struct test *t, bool *passed)
 	return alive && !o.bad[0] && o.status != STATUS_TIMEOUT;
 }
 
+/* " BASE=..." if it isn't the default, to be put into a command. */
+static const char *base_option(void)
+{
+	return getenv("LAB_OTHER_BASE") ?: "";
+}
+
 static void print_again(const struct platform *p, const char *test)
 {
 	char cmd[3000], words[200];
 
 	snprintf(words, sizeof(words), "lab.run=%s", test);
 	qemu_command(p, words, NULL, NULL, cmd, sizeof(cmd));
-	put_line("  again: make check ARCH=%s T='%s'\n  or:    %s", p->name, test, cmd);
+	put_line("  again: make check ARCH=%s T='%s'%s\n  or:    %s", p->name, test,
+		 base_option(), cmd);
 }
 
 /* None of the @n tests of @list can run. */
@@ -215,7 +222,7 @@ static void run_host(const struct platform *p, struct test **list, int n)
 		if (f)
 			fclose(f);
 		if (!judge(&o))
-			put_line("  again: make lab-%s", list[i]->name);
+			put_line("  again: make lab-%s%s", list[i]->name, base_option());
 	}
 }
 

@@ -1,0 +1,91 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# rebase.sh: carry the steps of BASE over to base TO, by git's three-way merge, in
+# build/linux, on branch TO.  What conflicts is an ordinary conflict of a git rebase.
+# In the end, 'make export BASE=TO' writes bases/TO.
+#
+# Once bases/TO is there, this brings it up to date: a step that BASE has not changed
+# since it was carried over (bases/TO/carried) is TO's.
+set -eu
+. lab/git.sh
+from=$base to=$LAB_TO
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+g="git -C $tree"
+old=$($g rev-list --max-parents=0 "$refs/composed")
+new=$($g rev-parse "refs/lab/$to/base")
+theirs=$($g rev-parse -q --verify "refs/heads/$to" || :)
+[ "$to" = "$from" ] || [ -z "$theirs" ] || [ "$theirs" = "$($g rev-parse "refs/lab/$to/composed")" ] ||
+	! $g merge-base --is-ancestor "$new" "$theirs" ||
+	fail "branch $to of build/linux has commits that are not exported: make export BASE=$to, or git branch -D $to there"
+[ "$old" != "$new" ] || fail "TO=$to: $($g log -1 --format=%s "$new") is the base already"
+
+# BASE's steps, with the versions of own files that TO has.
+head=$($g rev-parse "$refs/composed")
+if [ -d "bases/$to/own" ]; then
+	head=$(LAB_OWN=bases/$to/own lab/compose.sh .)
+fi
+steps . | cut -d' ' -f2 >"$tmp/steps"
+$g rev-list --reverse "$old..$head" | paste -d' ' - "$tmp/steps" >"$tmp/picks"
+steps . | while read -r _ step own; do
+	echo "$({ cat "$data/seams/$step.patch"; echo "$own"; } | sha256sum | cut -d' ' -f1)  $step"
+done >"$tmp/carried"
+if [ "$to" != "$from" ] && [ -e "bases/$to/carried" ]; then
+	LAB_BASE=$to lab/compose.sh . >"$tmp/theirs" || fail "bases/$to does not compose; take it away to carry everything over anew"
+	(base=$to data=bases/$to; steps . | cut -d' ' -f2) >"$tmp/their.steps"
+	$g rev-list --reverse "$new..$(cat "$tmp/theirs")" | paste -d' ' - "$tmp/their.steps" |
+		awk -v now="$tmp/carried" -v then="bases/$to/carried" '
+		BEGIN {
+			while ((getline l < then) > 0) was[l]
+			while ((getline l < now) > 0) if (l in was) { split(l, a, " +"); same[a[2]] }
+		}
+		NR == FNR { if ($2 in same) own[$2] = $1; next }
+		{ print ($2 in own ? own[$2] : $1), $2 }' - "$tmp/picks" >"$tmp/picks.new"
+	mv "$tmp/picks.new" "$tmp/picks"
+fi
+sed 's/^/pick /' "$tmp/picks" >"$tmp/todo"
+
+# What the project side of TO is now, so that an export may write it.
+mkdir -p "bases/$to"
+[ "$to" = "$from" ] || cp "$tmp/carried" "bases/$to/carried"
+[ "$to" = "$from" ] || cp "$data/series" "bases/$to/series"
+[ -e "bases/$to/replaced.sha256" ] || [ ! -e "$data/replaced.sha256" ] || cp "$data/replaced.sha256" "bases/$to/"
+(base=$to data=bases/$to refs=refs/lab/$to; project_key .) >"$tree/.git/lab-$to.key"
+
+# A file of the base that ours replaces: ours, whole.
+$g config merge.lab-own.driver 'cp %B %A'
+no_own_driver
+mkdir -p $tree/.git/info
+sed -n 's/^[^ ]*  \(.*\)/\1 merge=lab-own/p' "$data/replaced.sha256" >>$tree/.git/info/attributes 2>/dev/null || :
+$g config user.name >/dev/null || $g config user.name "$GIT_COMMITTER_NAME"
+$g config user.email >/dev/null || $g config user.email "$GIT_COMMITTER_EMAIL"
+# What has been resolved before is not asked for again.
+$g config rerere.enabled true
+$g config rerere.autoupdate true
+
+echo "lab: carrying $(wc -l <"$tmp/todo") steps of $($g log -1 --format=%s "$old") over to $($g log -1 --format=%s "$new")"
+$g update-ref "refs/lab/$to/composed" "$new"
+$g checkout -q -B "$to" "$head"
+said=$(GIT_EDITOR=: GIT_SEQUENCE_EDITOR="cp $tmp/todo" $g rebase -i --empty=drop --onto "$new" "$old" 2>&1) || :
+# The driver isn't asked about a file that the other base lacks.
+ours_whole() {
+	for f in $(cut -d' ' -f3- "$data/replaced.sha256" 2>/dev/null); do
+		[ -z "$($g ls-files -u -- "$f")" ] || { $g checkout -q --theirs -- "$f" && $g add "$f"; }
+	done
+}
+at=
+! in_rebase || ours_whole
+while in_rebase && [ -z "$($g ls-files -u)" ] && [ "$at" != "$($g rev-parse REBASE_HEAD)" ]; do
+	at=$($g rev-parse REBASE_HEAD)
+	GIT_EDITOR=: $g rebase --continue >/dev/null 2>&1 || :
+	! in_rebase || ours_whole
+done
+if in_rebase; then
+	echo "lab: conflict at \"$($g log -1 --format=%s REBASE_HEAD)\":" $($g diff --name-only --diff-filter=U) >&2
+	fail "resolve it in build/linux, git add, git rebase --continue there; when that is through, make export BASE=$to"
+fi
+[ "$($g merge-base HEAD "$new")" = "$new" ] || fail "git rebase failed: $said"
+for f in $(cut -d' ' -f3- "$data/replaced.sha256" 2>/dev/null); do
+	$g diff --quiet "$old" "$new" -- "$f" || echo "lab: the base's $f, which ours replaces, differs: git -C build/linux diff refs/lab/$from/base refs/lab/$to/base -- $f"
+done
+echo "lab: all steps are on branch $to of build/linux; make export BASE=$to writes bases/$to"
