@@ -87,8 +87,8 @@ static bool kvm_gmem_zap_slot(struct gmem_file *f, struct kvm_memory_slot *slot,
 }
 
 void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
-					   pgoff_t end,
-					   enum kvm_gfn_range_filter filter)
+				    pgoff_t end,
+				    enum kvm_gfn_range_filter filter)
 {
 	struct kvm *kvm = f->kvm;
 	struct kvm_memory_slot *slot;
@@ -112,7 +112,7 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
 }
 
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start,
-					 pgoff_t end)
+				  pgoff_t end)
 {
 	if (!kvm_gmem_first_binding(f, start, end))
 		return;

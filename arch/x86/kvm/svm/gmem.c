@@ -25,6 +25,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/cacheflush.h>
 #include <linux/file.h>
 #include <linux/highmem.h>
 #include <linux/kvm_gmem.h>
@@ -33,7 +34,6 @@
 #include <linux/psp.h>
 #include <linux/psp-sev.h>
 
-#include <asm/cacheflush.h>
 #include <asm/msr.h>
 #include <asm/sev.h>
 
