@@ -8,7 +8,7 @@ set -eu
 . lab/git.sh
 out=$1 dir=$2 kbuild=$3
 objs=
-own=$(series_lines . | cut -s -d' ' -f2- | tr ' ' '\n' | grep -E '^(virt|arch|include)/.*\.[ch]$' || :)
+own=$(own_files . | grep -E '^(virt|arch|include)/.*\.[ch]$' || :)
 for f in $own; do
 	case $f in *.c) o=${f%.c}.o ;; *) continue ;; esac
 	# Only what this kernel's configuration builds.
