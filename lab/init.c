@@ -168,8 +168,8 @@ static void take_output(struct line *l, const char *data, size_t n)
 /*
  * Is @text in the report of a data race?  @ours: does it name a function of guest_memfd
  * that is the innermost one of either stack, or its caller?  The rest of the kernel has
- * races of its own, and guest_memfd calls much of it.  One is by design: faults peek at
- * the range that is being invalidated, and look again with mmu_lock held.
+ * races of its own, and guest_memfd calls much of it.  One is by design: x86's faults peek
+ * at the range that is being invalidated, and look again with mmu_lock held.
  */
 static bool in_race(const char *text, bool *ours)
 {
@@ -178,7 +178,8 @@ static bool in_race(const char *text, bool *ours)
 
 	if (strstr(text, "BUG: KCSAN:")) {
 		race = true;
-		by_design = strstr(text, "kvm_mmu_invalidate_");
+		by_design = strstr(text, "kvm_mmu_invalidate_") &&
+			    strstr(text, "kvm_mmu_faultin_pfn");
 	} else if (!strncmp(text, "=====", 5)) {
 		race = false;
 	}

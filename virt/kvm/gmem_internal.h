@@ -54,8 +54,8 @@
  * folio lock                    giving a page to the guest, zeroing at first use,
  *                               splits, memory failure, dropping folios
  * kvm->arch.pkvm.stage2_lock    arm64: taking pages back from a protected VM, and the
- *                               end of its stage-2.  A mutex inside invalidate_lock
- *                               and outside mmu_lock
+ *                               end of its stage-2.  A mutex inside change_lock and
+ *                               outside mmu_lock
  * i_mmap_rwsem, page tables     unmapping users
  * bindings_lock                 write: bind, unbind, release; read: memory failure
  * kvm->mmu_lock                 zapping
@@ -115,8 +115,9 @@ struct gmem_inode {
 	unsigned int max_order;
 
 	/*
-	 * Pages [claim_start, claim_end) are a conversion's who holds change_lock.  None
-	 * are if both are 0.  Written with invalidate_lock held for write.
+	 * Pages [claim_start, claim_end) are claimed by the conversion that holds
+	 * change_lock; none are if both are 0.  Written with invalidate_lock held for
+	 * write, too.
 	 */
 	struct mutex change_lock;
 	pgoff_t claim_start;

@@ -724,6 +724,8 @@ RACE_TEST(slot_recreated_below_idle_guest)
 struct halves {
 	struct gmem g;
 	pid_t bystander;
+	/* Odd while a conversion to shared is under way, which is never refused. */
+	u64 turn;
 	u64 hits;
 	bool stop;
 };
@@ -743,39 +745,42 @@ static void *touch_first_half(void *arg)
 	return NULL;
 }
 
-/* Does the bystander sleep in its fault?  Then a conversion is under way. */
-static bool bystander_waits(struct halves *h)
+/*
+ * The turn in which the bystander sleeps in its fault, 0 if it doesn't.  As long as both
+ * go on, so does one and the same conversion.
+ */
+static u64 awaited_turn(struct halves *h)
 {
 	char path[64], stat[256] = "", *state;
+	u64 turn = READ_ONCE(h->turn);
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", h->bystander);
 	fd = open(path, O_RDONLY);
 	/* It has been told to stop. */
 	if (fd < 0)
-		return false;
+		return 0;
 	if (read(fd, stat, sizeof(stat) - 1) <= 0)
 		stat[0] = '\0';
 	close(fd);
 
 	state = strrchr(stat, ')');
-	return state && !strncmp(state, ") D", 3);
+	return state && !strncmp(state, ") D", 3) && turn & 1 ? turn : 0;
 }
 
 static void *touch_second_half(void *arg)
 {
 	struct halves *h = arg;
 	u8 *mem = h->g.mem + LONG_NR * PAGE_SIZE;
-	bool waits;
-	u64 i;
+	u64 i, turn;
 
 	for (i = 0; !READ_ONCE(h->stop); i = (i + 1) % LONG_NR) {
 		if (!i)
 			TEST_ASSERT(!madvise(mem, LONG_NR * PAGE_SIZE, MADV_DONTNEED),
 				    "madvise(MADV_DONTNEED) failed");
-		waits = bystander_waits(h);
+		turn = awaited_turn(h);
 		TEST_ASSERT(!gmem_try_write(mem + i * PAGE_SIZE, i), "Page %lu: SIGBUS", i);
-		if (waits && bystander_waits(h))
+		if (turn && awaited_turn(h) == turn)
 			WRITE_ONCE(h->hits, h->hits + 1);
 	}
 	return NULL;
@@ -785,13 +790,13 @@ static void *touch_second_half(void *arg)
 static void *map_and_unmap(void *arg)
 {
 	struct halves *h = arg;
-	bool waits;
+	u64 turn;
 
 	while (!READ_ONCE(h->stop)) {
-		waits = bystander_waits(h);
+		turn = awaited_turn(h);
 		kvm_munmap(kvm_mmap(PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1),
 			   PAGE_SIZE);
-		if (waits && bystander_waits(h))
+		if (turn && awaited_turn(h) == turn)
 			WRITE_ONCE(h->hits, h->hits + 1);
 	}
 	return NULL;
@@ -813,7 +818,9 @@ static void convert_half(struct race *r, u64 flags, void *(*other)(void *arg))
 	for (i = 0; i < LONG_ROUNDS && READ_ONCE(h.hits) < LONG_HITS; i++) {
 		gmem_to_private(&h.g, 0, LONG_NR, flags);
 		gmem_allocate(&h.g, 0, LONG_NR);
+		WRITE_ONCE(h.turn, h.turn + 1);
 		gmem_to_shared(&h.g, 0, LONG_NR, flags);
+		WRITE_ONCE(h.turn, h.turn + 1);
 	}
 	TEST_ASSERT(READ_ONCE(h.hits) >= LONG_HITS,
 		    "Others went on %lu times in %lu conversions of %lu pages",
