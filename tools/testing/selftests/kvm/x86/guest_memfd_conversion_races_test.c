@@ -709,7 +709,7 @@ RACE_TEST(slot_recreated_below_idle_guest)
 	gmem_host_check(&spare, 0, NR, 42);
 }
 
-/* ---- Large ranges ---- */
+/* ---- Who waits for a conversion ---- */
 
 #define LONG_NR		(GMEM_LOOPS(2048) + NR)
 
@@ -717,11 +717,8 @@ RACE_TEST(slot_recreated_below_idle_guest)
 #define LONG_ROUNDS	2000
 #define LONG_HITS	5
 
-/*
- * A file of which the first half is converted, while a bystander waits for a page in it
- * and another thread does something that must not have to wait.
- */
-struct halves {
+/* A bystander waits for a page that is being converted, while another thread maps. */
+struct wait {
 	struct gmem g;
 	pid_t bystander;
 	/* Odd while a conversion to shared is under way, which is never refused. */
@@ -730,17 +727,17 @@ struct halves {
 	bool stop;
 };
 
-/* Wait for a page of the first half, in a fault, to become shared; over and over. */
-static void *touch_first_half(void *arg)
+/* Wait for a page, in a fault, to become shared; over and over. */
+static void *wait_for_page(void *arg)
 {
-	struct halves *h = arg;
+	struct wait *w = arg;
 
-	WRITE_ONCE(h->bystander, syscall(SYS_gettid));
-	while (!READ_ONCE(h->stop)) {
-		if (madvise(h->g.mem, PAGE_SIZE, MADV_POPULATE_READ))
+	WRITE_ONCE(w->bystander, syscall(SYS_gettid));
+	while (!READ_ONCE(w->stop)) {
+		if (madvise(w->g.mem, PAGE_SIZE, MADV_POPULATE_READ))
 			TEST_ASSERT(errno == EFAULT, "MADV_POPULATE_READ: errno %d", errno);
 		else
-			madvise(h->g.mem, PAGE_SIZE, MADV_DONTNEED);
+			madvise(w->g.mem, PAGE_SIZE, MADV_DONTNEED);
 	}
 	return NULL;
 }
@@ -749,13 +746,13 @@ static void *touch_first_half(void *arg)
  * The turn in which the bystander sleeps in its fault, 0 if it doesn't.  As long as both
  * go on, so does one and the same conversion.
  */
-static u64 awaited_turn(struct halves *h)
+static u64 awaited_turn(struct wait *w)
 {
 	char path[64], stat[256] = "", *state;
-	u64 turn = READ_ONCE(h->turn);
+	u64 turn = READ_ONCE(w->turn);
 	int fd;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", h->bystander);
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", w->bystander);
 	fd = open(path, O_RDONLY);
 	/* It has been told to stop. */
 	if (fd < 0)
@@ -768,82 +765,55 @@ static u64 awaited_turn(struct halves *h)
 	return state && !strncmp(state, ") D", 3) && turn & 1 ? turn : 0;
 }
 
-static void *touch_second_half(void *arg)
-{
-	struct halves *h = arg;
-	u8 *mem = h->g.mem + LONG_NR * PAGE_SIZE;
-	u64 i, turn;
-
-	for (i = 0; !READ_ONCE(h->stop); i = (i + 1) % LONG_NR) {
-		if (!i)
-			TEST_ASSERT(!madvise(mem, LONG_NR * PAGE_SIZE, MADV_DONTNEED),
-				    "madvise(MADV_DONTNEED) failed");
-		turn = awaited_turn(h);
-		TEST_ASSERT(!gmem_try_write(mem + i * PAGE_SIZE, i), "Page %lu: SIGBUS", i);
-		if (turn && awaited_turn(h) == turn)
-			WRITE_ONCE(h->hits, h->hits + 1);
-	}
-	return NULL;
-}
-
 /* Take mmap_lock for write, which has to wait for whoever holds it in a fault. */
 static void *map_and_unmap(void *arg)
 {
-	struct halves *h = arg;
+	struct wait *w = arg;
 	u64 turn;
 
-	while (!READ_ONCE(h->stop)) {
-		turn = awaited_turn(h);
+	while (!READ_ONCE(w->stop)) {
+		turn = awaited_turn(w);
 		kvm_munmap(kvm_mmap(PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1),
 			   PAGE_SIZE);
-		if (turn && awaited_turn(h) == turn)
-			WRITE_ONCE(h->hits, h->hits + 1);
+		if (turn && awaited_turn(w) == turn)
+			WRITE_ONCE(w->hits, w->hits + 1);
 	}
 	return NULL;
 }
 
-/* @other must be seen to go on while the bystander waits, several times. */
-static void convert_half(struct race *r, u64 flags, void *(*other)(void *arg))
+static void convert_and_map(struct race *r, u64 flags)
 {
-	struct halves h = {};
+	struct wait w = {};
 	pthread_t threads[2];
 	u64 i;
 
-	gmem_create(&h.g, r->vm, 2 * LONG_NR * PAGE_SIZE, GMEM_SHARED_FILE);
-	gmem_allocate(&h.g, 0, 2 * LONG_NR);
-	kvm_pthread_create(&threads[0], NULL, touch_first_half, &h);
-	gmem_wait_until(READ_ONCE(h.bystander));
-	kvm_pthread_create(&threads[1], NULL, other, &h);
+	gmem_create(&w.g, r->vm, LONG_NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	kvm_pthread_create(&threads[0], NULL, wait_for_page, &w);
+	gmem_wait_until(READ_ONCE(w.bystander));
+	kvm_pthread_create(&threads[1], NULL, map_and_unmap, &w);
 
-	for (i = 0; i < LONG_ROUNDS && READ_ONCE(h.hits) < LONG_HITS; i++) {
-		gmem_to_private(&h.g, 0, LONG_NR, flags);
-		gmem_allocate(&h.g, 0, LONG_NR);
-		WRITE_ONCE(h.turn, h.turn + 1);
-		gmem_to_shared(&h.g, 0, LONG_NR, flags);
-		WRITE_ONCE(h.turn, h.turn + 1);
+	for (i = 0; i < LONG_ROUNDS && READ_ONCE(w.hits) < LONG_HITS; i++) {
+		gmem_to_private(&w.g, 0, LONG_NR, flags);
+		gmem_allocate(&w.g, 0, LONG_NR);
+		WRITE_ONCE(w.turn, w.turn + 1);
+		gmem_to_shared(&w.g, 0, LONG_NR, flags);
+		WRITE_ONCE(w.turn, w.turn + 1);
 	}
-	TEST_ASSERT(READ_ONCE(h.hits) >= LONG_HITS,
-		    "Others went on %lu times in %lu conversions of %lu pages",
-		    READ_ONCE(h.hits), i, LONG_NR);
+	TEST_ASSERT(READ_ONCE(w.hits) >= LONG_HITS,
+		    "mmap() went on %lu times in %lu conversions of %lu pages",
+		    READ_ONCE(w.hits), i, LONG_NR);
 
-	WRITE_ONCE(h.stop, true);
+	WRITE_ONCE(w.stop, true);
 	kvm_pthread_join(threads[0], NULL);
 	kvm_pthread_join(threads[1], NULL);
-	gmem_destroy(&h.g);
-}
-
-/* A conversion holds up no fault of a page that it does not convert. */
-RACE_TEST(faults_elsewhere)
-{
-	convert_half(&self->r, GMEM_ZERO, touch_second_half);
-	convert_half(&self->r, GMEM_DISCARD, touch_second_half);
+	gmem_destroy(&w.g);
 }
 
 /* Whoever waits for a page that is being converted keeps no one from mmap(). */
-RACE_TEST(maps_elsewhere)
+RACE_TEST(mmap_goes_on)
 {
-	convert_half(&self->r, GMEM_ZERO, map_and_unmap);
-	convert_half(&self->r, GMEM_DISCARD, map_and_unmap);
+	convert_and_map(&self->r, GMEM_ZERO);
+	convert_and_map(&self->r, GMEM_DISCARD);
 }
 
 /* ---- The end ---- */
