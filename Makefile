@@ -44,15 +44,15 @@ tools		:= build/lab
 # The two families have names of their own in the kernel.
 arch_x86	:= x86_64
 arch_x86-debug	:= x86_64
-arch_x86-module	:= x86_64
 arch_x86-kcsan	:= x86_64
 arch_arm64	:= arm64
 arch_arm64-debug := arm64
 cross_arm64	:= aarch64-linux-gnu-
 cross_arm64-debug := aarch64-linux-gnu-
-image_x86	:= bzImage
+# KVM is a module of these.
+image_x86	:= bzImage modules
+image_x86-kcsan	:= bzImage modules
 image_x86-debug	:= bzImage
-image_x86-kcsan	:= bzImage
 image_arm64	:= Image
 image_arm64-debug := Image
 family_x86	:= x86
@@ -63,13 +63,11 @@ family_arm64-debug := arm64
 # Steps of a build from scratch, for the progress line of the first one.
 steps_x86	:= 2500
 steps_x86-debug	:= 2600
-steps_x86-module := 2500
 steps_x86-kcsan	:= 2200
 steps_arm64	:= 2300
 steps_arm64-debug := 2300
 frags_x86	:= common x86 own
 frags_x86-debug	:= common x86 own debug
-frags_x86-module := common x86 own module
 frags_x86-kcsan	:= common x86 own kcsan
 frags_arm64	:= common arm64 own
 frags_arm64-debug := common arm64 own arm64-debug
@@ -181,21 +179,13 @@ kernels: image-x86 image-x86-debug image-arm64
 
 # ---- judging ----
 
-.PHONY: check list lab-build-kvm-modules lab-build-warnings lab-tree-roundtrip lab-content-table \
-	lab-documents lab-front-door lab-qemu-client lab-rebase lab-series
+.PHONY: check list lab-build-warnings lab-tree-roundtrip lab-content-table \
+	lab-documents lab-htmldocs lab-front-door lab-qemu-client lab-rebase lab-series
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -L '$(LEVEL)' -f '$(FACTOR)'
 
 list: $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -L '$(LEVEL)' -l
-
-lab-build-kvm-modules: tree
-	@$(call lock,x86-module)
-	mkdir -p build/x86-module
-	lab/config.sh $(tree) build/x86-module x86_64 $(call frags,x86-module)
-	$(call kbuild,x86-module) vmlinux modules
-	ls build/x86-module/arch/x86/kvm/kvm.ko build/x86-module/arch/x86/kvm/kvm-amd.ko \
-		build/x86-module/arch/x86/kvm/kvm-intel.ko
 
 lab-build-warnings: kernel-x86 kernel-arm64
 	@$(call lock,x86)
@@ -222,6 +212,11 @@ lab-content-table:
 lab-documents:
 	@lab/documents.sh
 
+lab-htmldocs: tree
+	@lab/packages.sh python3-sphinx
+	$(call lock,htmldocs)
+	lab/htmldocs.sh
+
 lab-front-door:
 	@lab/front-door.sh
 
@@ -244,7 +239,8 @@ kernel-base-x86 kernel-base-arm64: kernel-base-%: tree $(tools)/progress
 
 bench_machine := $(if $(filter arm64%,$(ARCH)),arm64,x86)
 bench: image-$(bench_machine) kernel-base-$(bench_machine) $(tools)/bench
-	@$(tools)/bench -m $(bench_machine) $(if $(QUICK),-q) $(if $(T),-o '$(T)')
+	@lab/image.sh base/$(bench_machine) build/$(bench_machine) '$(cross_$(bench_machine))'
+	$(tools)/bench -m $(bench_machine) $(if $(QUICK),-q) $(if $(T),-o '$(T)')
 
 # ---- hacking ----
 

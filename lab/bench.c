@@ -254,7 +254,7 @@ static void run(struct kernel *k)
 	int n;
 
 	snprintf(image, sizeof(image), "%s/%s/%s", k->dir, setting->name, setting->image);
-	snprintf(initramfs, sizeof(initramfs), "build/%s/initramfs.cpio", setting->name);
+	snprintf(initramfs, sizeof(initramfs), "%s/%s/initramfs.cpio", k->dir, setting->name);
 	if (k->image)
 		snprintf(image, sizeof(image), "%s", k->image);
 	if (initrd)

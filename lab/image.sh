@@ -9,8 +9,8 @@ list=$out/initramfs.list
 
 [ build/lab/gen_init_cpio -nt build/linux/usr/gen_init_cpio.c ] ||
 	gcc -O2 -o build/lab/gen_init_cpio build/linux/usr/gen_init_cpio.c
-[ "$family/lab-init" -nt lab/init.c ] ||
-	"${cross}gcc" -O2 -Wall -Wno-unused-result -static -o "$family/lab-init" lab/init.c
+[ -z "$(find lab/init.c lab/modules.[ch] -newer "$family/lab-init" 2>&1)" ] ||
+	"${cross}gcc" -O2 -Wall -Wno-unused-result -static -o "$family/lab-init" lab/init.c lab/modules.c
 mkdir -p "$family/stripped"
 
 put() {	# put FILE TO: a program, stripped
@@ -31,6 +31,13 @@ put() {	# put FILE TO: a program, stripped
 		[ -e "$f" ] || f=$family/selftests/${family#build/}/$t
 		[ ! -e "$f" ] || put "$f" "/tests/$t"
 	done
+	if grep -q '^CONFIG_KVM=m' $out/.config; then
+		# What lab/modules.c loads.
+		echo "dir /modules 0755 0 0"
+		echo "file /modules/irqbypass.ko $out/virt/lib/irqbypass.ko 0644 0 0"
+		echo "file /modules/kvm.ko $out/arch/x86/kvm/kvm.ko 0644 0 0"
+		echo "file /modules/kvm_amd.ko $out/arch/x86/kvm/kvm-amd.ko 0644 0 0"
+	fi
 	demo=$family/demo/gmem_demo
 	[ ! -e "$demo" ] || echo "file /gmem_demo $demo 0755 0 0"
 	pkvm=$family/pkvm

@@ -12,7 +12,7 @@
  * The verdict port is a virtio-serial port named "lab.verdict", so neither the
  * kernel log nor a test's output can corrupt it.  Lines from the runner:
  *
- *   run NAME SECONDS ARGV...   run /tests/NAME (or kunit:SUITE, kmemleak)
+ *   run NAME SECONDS ARGV...   run /tests/NAME (or kunit:SUITE, kmemleak, modules)
  *   off                        power off
  *
  * Lines to the runner:
@@ -44,6 +44,8 @@
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "modules.h"
 
 #define MAX_ARGS	32
 #define STATUS_TIMEOUT	512
@@ -409,6 +411,35 @@ static int run_kmemleak(void)
 }
 
 /*
+ * Unload KVM, which fails if a test has left a reference behind, and load it anew:
+ * by then its caches, its mount and its files in debugfs must be gone.
+ */
+static int run_modules(void)
+{
+	const char *name = "", *what = "unloading";
+	int err;
+
+	if (!have_modules()) {
+		say("out ok 1 # SKIP KVM is built in");
+		return 4;
+	}
+	err = unload_modules(&name);
+	if (!err && !access("/dev/kvm", F_OK)) {
+		say("out not ok 1 /dev/kvm is there without KVM");
+		return 1;
+	}
+	if (!err) {
+		what = "loading";
+		err = load_modules(&name);
+	}
+	if (err)
+		say("out not ok 1 %s %s: %s", what, name, strerror(-err));
+	else
+		say("out ok 1 KVM can be unloaded and loaded");
+	return !!err;
+}
+
+/*
  * A mark in the kernel log, for who reads the console.  It also completes a
  * record that somebody left without its newline: only then can it be read.
  */
@@ -432,6 +463,8 @@ static void run_test(char **argv, int seconds)
 		status = run_kunit(argv[0] + 6);
 	else if (!strcmp(argv[0], "kmemleak"))
 		status = run_kmemleak();
+	else if (!strcmp(argv[0], "modules"))
+		status = run_modules();
 	else
 		status = run_program(argv, start + seconds * 1000LL);
 	mark("end", argv[0]);
@@ -650,8 +683,9 @@ static void demo(void)
 int main(void)
 {
 	static char cmdline[4096];
+	const char *module;
 	char *list;
-	int fd;
+	int fd, err;
 
 	mount_all();
 	fd = open("/proc/cmdline", O_RDONLY);
@@ -661,6 +695,9 @@ int main(void)
 	kmsg = open("/dev/kmsg", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	setenv("PATH", "/tests", 1);
 	setenv("HOME", "/tmp", 1);
+	err = have_modules() ? load_modules(&module) : 0;
+	if (err)
+		printf("lab: loading %s: %s\n", module, strerror(-err));
 
 	list = strstr(cmdline, "lab.run=");
 	if (list)

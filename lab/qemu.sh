@@ -14,7 +14,7 @@ mkdir -p $out $logs
 rm -f $logs/*
 
 cc() { gcc -O2 -Wall -Wextra -isystem build/x86/usr/include "$@"; }
-cc -static -o $out/client lab/qemu/client.c
+cc -static -o $out/client lab/qemu/client.c lab/modules.c
 cc -static -o $out/guest lab/qemu/guest.c
 cc -shared -fPIC -o $out/preload.so lab/qemu/preload.c
 
@@ -40,6 +40,7 @@ dirs=$($qemu -L help)
 			[ ! -e "$d/$f" ] || { echo "file /qemu/$f $d/$f 0644 0 0"; break; }
 		done
 	done
+	grep ' /modules' build/x86/initramfs.list
 	for f in $out/preload.so $out/guest.cpio $kernel; do
 		echo "file /qemu/${f##*/} $f 0644 0 0"
 	done

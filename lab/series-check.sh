@@ -34,7 +34,7 @@ for c in $(git -C $tree rev-list --reverse "$refs/base..$refs/composed"); do
 	# Only what differs is written, so a step rebuilds what it touches.
 	git -C "$wt" checkout -q --detach "$c"
 	log=$logs/$name
-	step x86_64 "" bzImage lab/config/common.config lab/config/x86.config lab/config/own.config \
+	step x86_64 "" "bzImage modules" lab/config/common.config lab/config/x86.config lab/config/own.config \
 		>"$log.x86.log" 2>&1 && r=0 || r=1
 	result $r "$name x86" "$log.x86.log"
 	step arm64 aarch64-linux-gnu- Image lab/config/common.config lab/config/arm64.config lab/config/own.config \

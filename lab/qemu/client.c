@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../modules.h"
 #include "report.h"
 
 #define DIR		"/qemu/"
@@ -205,6 +206,7 @@ static void mount_one(const char *type, const char *dir)
 
 int main(int argc, char **argv)
 {
+	const char *module;
 	size_t i;
 	int arg;
 
@@ -215,6 +217,8 @@ int main(int argc, char **argv)
 	mount_one("tmpfs", "/tmp");
 	if (!freopen("/dev/ttyS1", "w", stdout))
 		perror("/dev/ttyS1");
+	if (have_modules() && load_modules(&module))
+		printf("# loading %s failed\n", module);
 	signal(SIGALRM, expire);
 	for (arg = 2; arg < argc; arg++)
 		for (i = 0; i < ARRAY_SIZE(cases); i++)
