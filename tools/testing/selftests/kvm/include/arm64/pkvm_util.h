@@ -98,6 +98,19 @@ struct gmem *pvm_file_of(struct pvm *p, gpa_t gpa, u64 *page);
 
 void pvm_serve(struct pvm *p, struct kvm_vcpu *vcpu);
 
+/* ---- What the host can reach ---- */
+
+/* The error number of a system call that has returned @r. */
+static inline int pvm_error(ssize_t r)
+{
+	return r < 0 ? errno : 0;
+}
+
+/* System calls see what user space sees: all fail with @error at @mem, or none. */
+void pvm_check_syscalls(u8 *mem, int error);
+
+/* ---- Calls of the guest ---- */
+
 /* Write the call down; the next run of @vcpu makes it. */
 struct pvm_cmd *__pvm_prepare(struct pvm *p, u32 id, void (*fn)(struct pvm_cmd *cmd),
 			      u64 arg0, u64 arg1, u64 arg2, u64 arg3);

@@ -331,6 +331,32 @@ void pvm_serve(struct pvm *p, struct kvm_vcpu *vcpu)
 		TEST_FAIL("Unexpected hypercall 0x%lx", nr);
 }
 
+/* ---- What the host can reach ---- */
+
+void pvm_check_syscalls(u8 *mem, int error)
+{
+	struct iovec iov = { .iov_base = mem, .iov_len = 64 }, local;
+	int pipes[2], zero = open("/dev/zero", O_RDONLY);
+	u8 buf[64] = {};
+
+	TEST_ASSERT(zero >= 0 && !pipe(pipes), "/dev/zero, pipe(): errno %d", errno);
+	local = (struct iovec) { .iov_base = buf, .iov_len = sizeof(buf) };
+
+	TEST_ASSERT_EQ(pvm_error(write(pipes[1], mem, 64)), error);
+	TEST_ASSERT_EQ(pvm_error(vmsplice(pipes[1], &iov, 1, 0)), error);
+	TEST_ASSERT_EQ(pvm_error(process_vm_readv(getpid(), &local, 1, &iov, 1, 0)), error);
+	if (error) {
+		TEST_ASSERT_EQ(pvm_error(read(zero, mem, 64)), error);
+		TEST_ASSERT_EQ(pvm_error(process_vm_writev(getpid(), &local, 1, &iov, 1, 0)),
+			       error);
+	}
+	close(zero);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+/* ---- Calls of the guest ---- */
+
 struct pvm_cmd *__pvm_prepare(struct pvm *p, u32 id, void (*fn)(struct pvm_cmd *cmd),
 			      u64 arg0, u64 arg1, u64 arg2, u64 arg3)
 {
