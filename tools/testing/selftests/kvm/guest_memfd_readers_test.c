@@ -19,8 +19,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-GMEM_DEFINE_SIGBUS();
-
 /* Pages of the file: the ELF header, its note, and others that hold VAL + i. */
 #define NOTE		1ul
 #define PLAIN		2ul

@@ -9,8 +9,6 @@
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
 
-GMEM_DEFINE_SIGBUS();
-
 /* Page i holds VAL + i; OTHER is what the next writer leaves there. */
 #define VAL		0x1122334455660000ul
 #define OTHER		0x99aabbccddee0000ul

@@ -22,8 +22,6 @@
 
 #include "pkvm_util.h"
 
-GMEM_DEFINE_SIGBUS();
-
 #define MAX_SAMPLES	64
 
 static struct {

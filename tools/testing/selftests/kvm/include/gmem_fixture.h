@@ -9,8 +9,6 @@
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
 
-GMEM_DEFINE_SIGBUS();
-
 /* Pages in most files, and pages of the guest's 1:1 mapping at GMEM_GPA. */
 #define NR		16ul
 #define NR_MAPPED	64ul

@@ -15,8 +15,6 @@
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
 
-GMEM_DEFINE_SIGBUS();
-
 #define NR		16ul
 #define MAX_USERS	2
 #define USER_WORD	64

@@ -18,8 +18,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-GMEM_DEFINE_SIGBUS();
-
 #define DEBUGFS			"/sys/kernel/debug/"
 #define UNPOISON		DEBUGFS "hwpoison/unpoison-pfn"
 

@@ -11,7 +11,7 @@
 #include "kvm_test_harness.h"
 #include "numaif.h"
 
-GMEM_DEFINE_SIGBUS();
+#include <sys/stat.h>
 
 /* Page i holds VAL + i; OTHER is what the next writer leaves there. */
 #define VAL		0x1122334455660000ul

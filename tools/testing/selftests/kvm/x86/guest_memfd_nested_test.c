@@ -11,8 +11,6 @@
 #include <linux/userfaultfd.h>
 #include <sys/syscall.h>
 
-GMEM_DEFINE_SIGBUS();
-
 /* Page i of the guest's view holds VAL + i. */
 #define VAL		0x1122334455660000ul
 

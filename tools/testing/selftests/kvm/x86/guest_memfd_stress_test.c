@@ -14,8 +14,6 @@
 
 #include <getopt.h>
 
-GMEM_DEFINE_SIGBUS();
-
 #define NR_PAGES	64ul
 #define NR_THREADS	4ul
 

@@ -10,8 +10,6 @@
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
 
-GMEM_DEFINE_SIGBUS();
-
 /* Pages to a huge page, and to the slot: two of them. */
 #define HUGE_NR		(SZ_2M / PAGE_SIZE)
 #define SLOT_NR		(2 * HUGE_NR)

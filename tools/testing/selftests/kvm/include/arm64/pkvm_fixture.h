@@ -9,8 +9,6 @@
 #include "pkvm_util.h"
 #include "kvm_test_harness.h"
 
-GMEM_DEFINE_SIGBUS();
-
 /* Pages in most files, and files that a VM may have at a time. */
 #define NR			8ul
 #define MAX_FILES		8ul

@@ -8,8 +8,6 @@
 /* struct ucall of four vCPUs, and the page of commands. */
 #define MAX_COMM_PAGES		16
 
-u64 gmem_page_size;
-
 /* The guest's copies count. */
 static gpa_t comm_gpas[MAX_COMM_PAGES];
 static u64 nr_comm_pages;
