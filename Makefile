@@ -150,8 +150,9 @@ tree: base
 	@$(call lock,tree)
 	lab/tree.sh $(if $(DISCARD),discard)
 
-$(tools)/runner: lab/machine.c lab/tests.c lab/port.c lab/runner.h lab/port.h
-$(tools)/bench: lab/chart.c lab/port.c lab/report.c lab/targets.c lab/bench.h lab/chart.h lab/port.h
+$(tools)/runner: lab/machine.c lab/tests.c lab/machine.h lab/runner.h
+$(tools)/bench: lab/chart.c lab/machine.c lab/report.c lab/rows.c lab/targets.c lab/bench.h \
+	lab/chart.h lab/machine.h
 $(tools)/%: lab/%.c | compiler
 	@mkdir -p $(@D) build/logs
 	gcc -O2 -Wall -Wextra -Wno-format-truncation -o $@ $(filter %.c,$^) -lm

@@ -32,14 +32,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "bench.h"
-#include "port.h"
+#include "machine.h"
 
 #define LOGS		"build/logs/bench"
 #define OUT		"build/bench"
@@ -51,135 +47,57 @@
 #define PROGRAM_SECONDS	1000000
 
 #define CMDLINE								\
-	"panic=-1 printk.devkmsg=on kunit.autorun=0 no_hash_pointers "
+	"panic=-1 printk.devkmsg=on kunit.autorun=0 no_hash_pointers"
 
-/* What is the same for both kernels. */
+/* What is the same for both kernels, and the page of figures. */
 static const struct setting {
-	const char *name;
 	const char *program;
-	const char *qemu;
-	const char *cmdline;
-	const char *image;	/* below build/NAME and build/base/NAME */
-	const char *page, *title, *make, *chart;	/* the page of figures */
+	struct platform p;
+	const char *page, *title, *make, *chart;
 } settings[] = {
-	{ "x86", "guest_memfd_bench",
-	  "qemu-system-x86_64 -M q35 -accel tcg -icount shift=0,sleep=off "
-	  "-cpu max,phys-bits=48 -smp 1 -m 6G",
-	  CMDLINE "console=ttyS0", "arch/x86/boot/bzImage",
+	{ "guest_memfd_bench",
+	  { .kernel = "x86", .image = "arch/x86/boot/bzImage", .console = "ttyS",
+	    .qemu = "qemu-system-x86_64 -M q35 -accel tcg -icount shift=0,sleep=off "
+		    "-cpu max,phys-bits=48 -smp 1 -m 6G",
+	    .cmdline = CMDLINE },
 	  "BENCH.md", "What guest_memfd costs, on x86", "make bench", "lab/bench.svg" },
-	{ "arm64", "guest_memfd_pkvm_bench",
-	  "qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 -accel tcg "
-	  "-icount shift=0,sleep=off -cpu max -smp 1 -m 4G",
-	  CMDLINE "console=ttyAMA0 kvm-arm.mode=protected", "arch/arm64/boot/Image",
+	{ "guest_memfd_pkvm_bench",
+	  { .kernel = "arm64", .image = "arch/arm64/boot/Image", .console = "ttyAMA",
+	    .qemu = "qemu-system-aarch64 -M virt,virtualization=on,gic-version=3 -accel tcg "
+		    "-icount shift=0,sleep=off -cpu max -smp 1 -m 4G",
+	    .cmdline = CMDLINE " kvm-arm.mode=protected" },
 	  "BENCH-arm64.md", "What guest_memfd costs, in protected VMs of arm64",
 	  "make bench ARCH=arm64", NULL },
 };
 static const struct setting *setting = &settings[0];
 
-struct kernel kernels[NR_KERNELS] = {
-	{ .name = "base", .dir = "build/base", .wanted = true },
-	{ .name = "ours", .dir = "build", .wanted = true },
-};
-
-struct row rows[MAX_ROWS];
-int nr_rows;
 static const char *initrd;
 static char arguments[256];
 static bool is_partial;		/* or of other images */
 
-/* Instructions that zero a page, as the program found. */
-unsigned long long zero_page;
-
-/* ---- The machine ---- */
-
-struct machine {
+struct run {
 	struct kernel *k;
-	pid_t	pid;
-	struct port port;
+	struct machine m;
 	FILE	*log;
 	long long start;
 };
 
-static void boot(struct machine *m, struct kernel *k, const char *image, const char *initramfs)
-{
-	char cmd[2048];
-	int sv[2];
-
-	*m = (struct machine) { .k = k, .start = now_ms() };
-	snprintf(cmd, sizeof(cmd), LOGS "/%s.log", k->name);
-	m->log = fopen(cmd, "w");
-	if (!m->log || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
-		die("%s: %s", cmd, strerror(errno));
-	snprintf(cmd, sizeof(cmd),
-		 "exec %s -nodefaults -no-user-config -display none -no-reboot "
-		 "-serial file:" LOGS "/%s-console.log -device virtio-serial-pci "
-		 "-chardev socket,id=verdict,fd=%d "
-		 "-device virtserialport,chardev=verdict,name=lab.verdict "
-		 "-kernel %s -initrd %s -append '%s' >" LOGS "/%s-qemu.log 2>&1",
-		 setting->qemu, k->name, VERDICT_FD, image, initramfs, setting->cmdline,
-		 k->name);
-	fflush(NULL);
-	m->pid = fork();
-	if (!m->pid) {
-		/* Nobody else would end it when the driver is killed. */
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		dup2(sv[1], VERDICT_FD);
-		execl("/bin/sh", "sh", "-c", cmd, NULL);
-		_exit(127);
-	}
-	close(sv[1]);
-	m->port.fd = sv[0];
-}
-
-static void end(struct machine *m)
-{
-	kill(m->pid, SIGKILL);
-	waitpid(m->pid, NULL, 0);
-	close(m->port.fd);
-	fclose(m->log);
-	m->k->seconds = (now_ms() - m->start) / 1000;
-}
-
-static void fail(struct machine *m, const char *fmt, ...)
+static void fail(struct run *r, const char *fmt, ...)
 {
 	va_list ap;
 
 	/* The first reason is the one that explains. */
-	if (m->k->failed)
+	if (r->k->failed)
 		return;
-	m->k->failed = true;
+	r->k->failed = true;
 	va_start(ap, fmt);
-	vsnprintf(m->k->why, sizeof(m->k->why), fmt, ap);
+	vsnprintf(r->k->why, sizeof(r->k->why), fmt, ap);
 	va_end(ap);
-}
-
-/* The next line, or NULL when the machine is dead or silent. */
-static char *get_line(struct machine *m, char *line, size_t size)
-{
-	bool died;
-
-	if (port_line(&m->port, line, size, now_ms() + SILENCE_MS, &died))
-		return line;
-	if (died)
-		fail(m, "the machine died");
-	else
-		fail(m, "silent for %lld minutes", SILENCE_MS / 60000);
-	return NULL;
 }
 
 /* ---- What the program says ---- */
 
-struct row *find_row(const char *id)
-{
-	int i;
-
-	for (i = 0; i < nr_rows; i++)
-		if (!strcmp(rows[i].id, id))
-			return &rows[i];
-	return NULL;
-}
-
-static void take_row(struct machine *m, const char *text)
+static void take_row(struct run *run, const char *text)
 {
 	struct row r = { .id = "" }, *old;
 	struct figure f = { .there = true };
@@ -187,7 +105,7 @@ static void take_row(struct machine *m, const char *text)
 	if (sscanf(text, "row\t%63[^\t]\t%llu\t%15[^\t]\t%llu\t%llu\t%llu\t%llu\t%llu\t%63[^\t]\t%127[^\n]",
 		   r.id, &f.value, r.unit, &f.factor, &f.min, &f.max, &f.samples,
 		   &f.zeroed, r.against, r.label) != 10) {
-		fail(m, "not understood: %.100s", text);
+		fail(run, "not understood: %.100s", text);
 		return;
 	}
 	old = find_row(r.id);
@@ -196,10 +114,10 @@ static void take_row(struct machine *m, const char *text)
 			die("more than %d rows", MAX_ROWS);
 		old = &rows[nr_rows++];
 		*old = r;
-		snprintf(old->group, sizeof(old->group), "%s", m->k->group);
+		snprintf(old->group, sizeof(old->group), "%s", run->k->group);
 	}
-	old->fig[m->k - kernels] = f;
-	m->k->nr_rows++;
+	old->fig[run->k - kernels] = f;
+	run->k->nr_rows++;
 	if (!strcmp(r.id, "zero-page"))
 		zero_page = f.value;
 }
@@ -213,63 +131,90 @@ static void take_info(struct kernel *k, const char *text)
 }
 
 /* One line that is drawn again; a line each where that cannot be done. */
-static void show(const struct machine *m, const char *what)
+static void show(const struct run *r, const char *what)
 {
 	printf(isatty(1) ? "\r\033[K%s: %lld s, %d rows: %s" : "%s: %lld s, %d rows: %s\n",
-	       m->k->name, (now_ms() - m->start) / 1000, m->k->nr_rows, what);
+	       r->k->name, (now_ms() - r->start) / 1000, r->k->nr_rows, what);
 	fflush(stdout);
 }
 
 /* Until @until.  Everything goes to the log. */
-static bool follow(struct machine *m, const char *until)
+static bool follow(struct run *r, const char *until)
 {
-	char line[2048];
+	char line[2048], why[200];
 
-	while (get_line(m, line, sizeof(line))) {
+	while (machine_line(&r->m, r->log, line, sizeof(line), now_ms() + SILENCE_MS,
+			    why, sizeof(why))) {
 		const char *text = !strncmp(line, "out ", 4) ? line + 4 : "";
 
-		fprintf(m->log, "%s\n", *text ? text : line);
-		fflush(m->log);
+		fprintf(r->log, "%s\n", *text ? text : line);
+		fflush(r->log);
 		if (!strncmp(line, "bad ", 4))
-			fail(m, "kernel: %.150s", line + 4);
+			fail(r, "kernel: %.150s", line + 4);
 		if (!strncmp(text, "at\t", 3))
-			show(m, text + 3);
+			show(r, text + 3);
 		if (!strncmp(text, "row\t", 4))
-			take_row(m, text);
+			take_row(r, text);
 		if (!strncmp(text, "info\t", 5) || !strncmp(text, "group\t", 6))
-			take_info(m->k, text);
+			take_info(r->k, text);
 		if (strncmp(line, until, strlen(until)))
 			continue;
 		if (!strncmp(line, "end ", 4) && atoi(line + 4))
-			fail(m, "the program failed (status %d)", atoi(line + 4));
+			fail(r, "the program failed (status %d)", atoi(line + 4));
 		return true;
 	}
+	fail(r, "%s", why);
 	return false;
 }
 
-static void run(struct kernel *k)
-{
-	char image[256], initramfs[256], cmd[512];
-	struct machine m;
-	int n;
+/* ---- The machine ---- */
 
-	snprintf(image, sizeof(image), "%s/%s/%s", k->dir, setting->name, setting->image);
-	snprintf(initramfs, sizeof(initramfs), "%s/%s/initramfs.cpio", k->dir, setting->name);
-	if (k->image)
-		snprintf(image, sizeof(image), "%s", k->image);
+static void boot(struct run *r, const struct platform *p)
+{
+	char path[256], image[256], initramfs[256];
+
+	snprintf(image, sizeof(image), "build/%s/%s", p->kernel, p->image);
+	snprintf(initramfs, sizeof(initramfs), "build/%s/initramfs.cpio", p->kernel);
+	if (r->k->image)
+		snprintf(image, sizeof(image), "%s", r->k->image);
 	if (initrd)
 		snprintf(initramfs, sizeof(initramfs), "%s", initrd);
 	if (access(image, R_OK) || access(initramfs, R_OK))
 		die("%s or %s: %s", image, initramfs, strerror(errno));
-	boot(&m, k, image, initramfs);
-	show(&m, "booting");
+	snprintf(path, sizeof(path), "rm -rf " LOGS "/%s && mkdir -p " LOGS "/%s", r->k->name,
+		 r->k->name);
+	if (system(path))
+		die("cannot make " LOGS "/%s", r->k->name);
+	snprintf(path, sizeof(path), LOGS "/%s.log", r->k->name);
+	r->log = fopen(path, "w");
+	if (!r->log)
+		die("%s: %s", path, strerror(errno));
+	if (!boot_machine(&r->m, p, image, initramfs))
+		die("cannot start QEMU");
+}
+
+static void run(struct kernel *k)
+{
+	struct run r = { .k = k, .start = now_ms() };
+	struct platform p = setting->p;
+	char name[32], kernel[32], cmd[512];
+	int n;
+
+	snprintf(name, sizeof(name), "bench/%s", k->name);
+	snprintf(kernel, sizeof(kernel), "%s%s", k->dir, p.kernel);
+	p.name = name;
+	p.kernel = kernel;
+	boot(&r, &p);
+	show(&r, "booting");
 	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", setting->program,
 		     PROGRAM_SECONDS, setting->program, arguments);
-	if (follow(&m, "ready") && write(m.port.fd, cmd, n) == n)
-		follow(&m, "end ");
-	end(&m);
+	if (follow(&r, "ready") && write(r.m.port, cmd, n) == n)
+		follow(&r, "end ");
+	end_machine(&r.m);
+	fclose(r.log);
+	k->seconds = (now_ms() - r.start) / 1000;
 	if (!k->failed && strcmp(k->unit, "insn"))
-		fail(&m, "the machine's clock does not count instructions: %s", k->clock);
+		fail(&r, "the machine's clock does not count instructions: %s", k->clock);
 	if (isatty(1))
 		printf("\r\033[K");
 	if (k->failed)
@@ -301,7 +246,7 @@ static bool set_machine(const char *name)
 	size_t i;
 
 	for (i = 0; i < sizeof(settings) / sizeof(*settings); i++) {
-		if (strcmp(settings[i].name, name))
+		if (strcmp(settings[i].p.kernel, name))
 			continue;
 		setting = &settings[i];
 		return true;
@@ -366,16 +311,16 @@ int main(int argc, char **argv)
 	printf("\n");
 	print_targets(stdout);
 	printf("\n");
-	snprintf(json, sizeof(json), OUT "/%s.json", setting->name);
-	write_json(json, setting->qemu, arguments);
-	snprintf(svg, sizeof(svg), OUT "/%s.svg", setting->name);
+	snprintf(json, sizeof(json), OUT "/%s.json", setting->p.kernel);
+	write_json(json, setting->p.qemu, arguments);
+	snprintf(svg, sizeof(svg), OUT "/%s.svg", setting->p.kernel);
 	draw_chart(svg);
 	printf("%s has all figures, %s the ratios\n", json, svg);
 	if (bad || is_partial)
 		return bad;
 	if (setting->chart)
 		draw_chart(setting->chart);
-	write_page(setting->page, setting->title, setting->make, setting->qemu, setting->chart);
+	write_page(setting->page, setting->title, setting->make, setting->p.qemu, setting->chart);
 	printf("%s is of this run\n", setting->page);
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The benchmark: what was measured (bench.c), and what is made of it. */
+/* The benchmark: what was measured, and what is made of it; each part uses those above it. */
 #ifndef LAB_BENCH_H
 #define LAB_BENCH_H
 
@@ -15,7 +15,7 @@ enum { BASE, OURS, NR_KERNELS };
 
 struct kernel {
 	const char *name;
-	const char *dir;
+	const char *dir;	/* of its builds, below build/ */
 	const char *image;	/* asked for */
 	bool	wanted;
 	bool	failed;
@@ -42,26 +42,44 @@ struct row {
 	struct figure fig[NR_KERNELS];
 };
 
+/* rows.c */
 extern struct kernel kernels[NR_KERNELS];
 extern struct row rows[MAX_ROWS];
 extern int nr_rows;
 extern unsigned long long zero_page;
 
 struct row *find_row(const char *id);
+const struct figure *base_figure(const struct row *r);
+double ratio(const struct row *r, bool zeroing);
+const char *grouped(char *buf, size_t size, unsigned long long v);
+const char *ratio_text(char *buf, size_t size, double r);
+
+/* targets.c */
+/* All rows whose name matches have to be this many times better than the base. */
+struct target {
+	const char *name;
+	const char *patterns[3];
+	bool	zeroing;	/* counts */
+	double	wanted;
+};
+
+struct verdict {
+	const struct row *worst;	/* NULL: nothing was compared */
+	double	measured;		/* its ratio */
+	int	nr_rows, nr_short;
+};
+
+extern const struct target targets[];
+extern const int nr_targets;
+struct verdict judge_target(const struct target *t);
+bool misses_target(const struct row *r);
 
 /* report.c */
-double ratio(const struct row *r, bool zeroing);
-const char *ratio_text(char *buf, size_t size, double r);
-void put_string(FILE *f, const char *key, const char *text);
 void print_table(FILE *f);
+void print_targets(FILE *f);
 void write_json(const char *path, const char *machine, const char *arguments);
 void draw_chart(const char *path);
 void write_page(const char *path, const char *title, const char *make, const char *machine,
 		const char *chart);
-
-/* targets.c */
-void print_targets(FILE *f);
-void put_targets(FILE *f);
-bool misses_target(const struct row *r);
 
 #endif

@@ -4,16 +4,22 @@
  * verdict port (see lab/init.c), what the console says when it dies.
  */
 #define _GNU_SOURCE
+#include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "runner.h"
+#include "machine.h"
+
+/* Where QEMU has its end of the socket pair, see "-chardev socket,fd=". */
+#define VERDICT_FD	9
 
 #define QEMU_X86(more)							\
 	"qemu-system-x86_64 -M q35 -accel tcg,thread=single "		\
@@ -66,18 +72,40 @@ const struct platform platforms[NR_PLATFORMS] = {
 	{ "host", "host", NULL, NULL, NULL, NULL, NULL, NULL, 1, LEVEL_QUICK },
 };
 
+/* Say why, and end with status 2: not a test has failed but the lab. */
+void die(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("lab: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+	exit(2);
+}
+
+/* Of the clock that nobody sets. */
+long long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
 /*
  * The QEMU command.  Without @words: for the runner, with the verdict port and
  * the console in a file.  With @words (for the kernel command line): on this
  * terminal; with @console the kernel's messages go to that file, and the
  * terminal is the second serial port, or, where there is but one, hvc0.  There a
  * clock that counts instructions keeps a slow machine from spending its time on the
- * timers of a guest in a guest.
+ * timers of a guest in a guest.  @image and @initrd: other ones than the platform's.
  */
-void qemu_command(const struct platform *p, const char *words, const char *initrd,
-		  const char *console, char *buf, size_t size)
+void qemu_command(const struct platform *p, const char *words, const char *image,
+		  const char *initrd, const char *console, char *buf, size_t size)
 {
-	char serial[512], image[256];
+	char serial[512], own_image[256], own_initrd[256];
 
 	if (!words)
 		snprintf(serial, sizeof(serial),
@@ -98,19 +126,21 @@ void qemu_command(const struct platform *p, const char *words, const char *initr
 			 console);
 	else
 		snprintf(serial, sizeof(serial), "-serial mon:stdio");
-	snprintf(image, sizeof(image), "build/%s/initramfs.cpio", p->kernel);
+	snprintf(own_image, sizeof(own_image), "build/%s/%s", p->kernel, p->image);
+	snprintf(own_initrd, sizeof(own_initrd), "build/%s/initramfs.cpio", p->kernel);
 	snprintf(buf, size,
 		 "%s -nodefaults -no-user-config -display none -no-reboot %s "
-		 "-kernel build/%s/%s -initrd %s -append 'console=%s0 %s %s'",
-		 p->qemu, serial, p->kernel, p->image, initrd ? initrd : image,
-		 p->console, p->cmdline, words ? words : "");
+		 "-kernel %s -initrd %s -append 'console=%s0 %s %s'",
+		 p->qemu, serial, image ?: own_image, initrd ?: own_initrd,
+		 p->console, p->cmdline, words ?: "");
 }
 
-static void exec_qemu(const struct platform *p, int port)
+static void exec_qemu(const struct platform *p, const char *image, const char *initrd,
+		      int port)
 {
 	char cmd[3000], shell[3200];
 
-	qemu_command(p, NULL, NULL, NULL, cmd, sizeof(cmd));
+	qemu_command(p, NULL, image, initrd, NULL, cmd, sizeof(cmd));
 	snprintf(shell, sizeof(shell), "exec %s >>build/logs/%s/qemu.log 2>&1",
 		 cmd, p->name);
 	setpgid(0, 0);
@@ -122,7 +152,8 @@ static void exec_qemu(const struct platform *p, int port)
 }
 
 /* Start QEMU; false: it cannot be started. */
-bool boot_machine(struct machine *m, const struct platform *p)
+bool boot_machine(struct machine *m, const struct platform *p, const char *image,
+		  const char *initrd)
 {
 	char console[256];
 	struct stat st;
@@ -130,16 +161,16 @@ bool boot_machine(struct machine *m, const struct platform *p)
 
 	memset(m, 0, sizeof(*m));
 	m->p = p;
-	m->port.fd = -1;
+	m->port = -1;
 	snprintf(console, sizeof(console), "build/logs/%s/console.log", p->name);
 	m->console = stat(console, &st) ? 0 : st.st_size;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv))
 		return false;
 	m->pid = fork();
 	if (!m->pid)
-		exec_qemu(p, sv[1]);
+		exec_qemu(p, image, initrd, sv[1]);
 	close(sv[1]);
-	m->port.fd = sv[0];
+	m->port = sv[0];
 	return m->pid > 0;
 }
 
@@ -151,7 +182,7 @@ void end_machine(struct machine *m)
 	/* kill(-1, ...) would end much more. */
 	if (m->pid <= 0)
 		goto out;
-	if (write(m->port.fd, "off\n", 4) == 4)
+	if (write(m->port, "off\n", 4) == 4)
 		for (i = 0; i < 100; i++) {
 			if (waitpid(m->pid, NULL, WNOHANG) == m->pid)
 				goto out;
@@ -160,7 +191,7 @@ void end_machine(struct machine *m)
 	kill(m->pid, SIGKILL);
 	waitpid(m->pid, NULL, 0);
 out:
-	close(m->port.fd);
+	close(m->port);
 }
 
 /* In @buf: the first line of @f that has a word of a death; false: none has. */
@@ -207,7 +238,7 @@ static void find_death(const struct machine *m, char *buf, size_t size)
 	fclose(f);
 }
 
-/* Copy the console's end to the log of a test during which the machine died. */
+/* Copy the console's end to the log. */
 static void append_console(const struct platform *p, FILE *log)
 {
 	char path[128], buf[4096];
@@ -225,49 +256,55 @@ static void append_console(const struct platform *p, FILE *log)
 	fclose(f);
 }
 
-/* Take one line of the machine's into @log and @o. */
-static void take_line(struct machine *m, const char *line, FILE *log,
-		      struct outcome *o)
+/* A line of the port, in @line; false: its end (*@died), or @deadline. */
+static bool read_line(struct machine *m, char *line, size_t size, long long deadline,
+		      bool *died)
 {
-	bool bad = !strncmp(line, "bad ", 4);
+	struct pollfd fd = { m->port, POLLIN, 0 };
+	ssize_t n;
+	char *nl;
 
-	if (!strncmp(line, "out ", 4)) {
-		fprintf(log, "%s\n", line + 4);
-		count_ktap(o, line + 4);
+	*died = false;
+	while (!(nl = memchr(m->buf, '\n', m->len))) {
+		long long left = deadline - now_ms();
+
+		if (left <= 0)
+			return false;
+		if (m->len == sizeof(m->buf))
+			m->len = 0;
+		if (poll(&fd, 1, left) <= 0)
+			continue;
+		n = read(m->port, m->buf + m->len, sizeof(m->buf) - m->len);
+		if (n <= 0) {
+			*died = true;
+			return false;
+		}
+		m->len += n;
 	}
-	if (!bad && strncmp(line, "kmsg ", 5))
-		return;
-	fprintf(log, "[kernel] %s\n", strchr(line, ' ') + 1);
-	if (m->p->says && strstr(line, m->p->says))
-		m->said = true;
-	if (bad && !o->bad[0])
-		snprintf(o->bad, sizeof(o->bad), "%.150s", line + 4);
+	*nl++ = '\0';
+	snprintf(line, size, "%s", m->buf);
+	m->len -= nl - m->buf;
+	memmove(m->buf, nl, m->len);
+	return true;
 }
 
 /*
- * Read the machine's lines into @log and @o until "ready" (boot) or "end".
- * Returns true when it came; else @o says why not.
+ * The next line from the machine, in @line, without its newline.  False: it is dead,
+ * or silent until @deadline (of now_ms()); @why has the reason, and @log the console.
  */
-bool follow(struct machine *m, FILE *log, struct outcome *o, const char *until,
-	    long long deadline)
+bool machine_line(struct machine *m, FILE *log, char *line, size_t size,
+		  long long deadline, char *why, size_t why_size)
 {
-	char line[2048], why[160];
 	bool died;
 
-	while (port_line(&m->port, line, sizeof(line), deadline, &died)) {
-		take_line(m, line, log, o);
-		if (!strncmp(line, until, strlen(until))) {
-			o->status = 0;
-			sscanf(line, "end %d %lld", &o->status, &o->ms);
-			return true;
-		}
-	}
+	if (read_line(m, line, size, deadline, &died))
+		return true;
+	snprintf(why, why_size, "no answer from the machine");
 	if (died) {
 		/* QEMU may still be writing the console's last lines. */
 		usleep(300000);
-		find_death(m, why, sizeof(why));
+		find_death(m, why, why_size);
 	}
-	fail_outcome(o, "%s", died ? why : "no answer from the machine");
 	append_console(m->p, log);
 	return false;
 }

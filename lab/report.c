@@ -7,35 +7,9 @@
 
 #include "bench.h"
 #include "chart.h"
-#include "port.h"
+#include "machine.h"
 
 /* ---- The table ---- */
-
-/* The base's figure for @r: its own, or that of the row which does the same job. */
-static const struct figure *base_figure(const struct row *r)
-{
-	const struct row *other = find_row(r->against);
-
-	if (r->fig[BASE].there || !other)
-		return &r->fig[BASE];
-	return &other->fig[BASE];
-}
-
-/* 1234567 as "1,234,567" */
-static const char *grouped(char *buf, size_t size, unsigned long long v)
-{
-	char digits[32];
-	int i, n = snprintf(digits, sizeof(digits), "%llu", v);
-	size_t at = 0;
-
-	for (i = 0; i < n && at + 2 < size; i++) {
-		buf[at++] = digits[i];
-		if ((n - i - 1) % 3 == 0 && i + 1 < n)
-			buf[at++] = ',';
-	}
-	buf[at] = '\0';
-	return buf;
-}
 
 /* What the table has of a figure: in brackets if of another row, "*" if multiplied. */
 static void cell(char *buf, size_t size, const struct row *r, const struct figure *f,
@@ -63,30 +37,6 @@ static void cell(char *buf, size_t size, const struct row *r, const struct figur
 		grouped(number, sizeof(number), v);
 	snprintf(buf, size, "%s%s%s%s%s", other ? "(" : "", number, unit,
 		 other ? ")" : "", f->factor > 1 ? "*" : "");
-}
-
-/* Base to ours; @zeroing: with the instructions that zero pages.  0: there is none. */
-double ratio(const struct row *r, bool zeroing)
-{
-	const struct figure *b = base_figure(r), *o = &r->fig[OURS];
-	double base = b->value, ours = o->value;
-
-	if (!b->there || !o->there)
-		return 0;
-	if (!zeroing) {
-		base -= (double)b->zeroed * b->factor * zero_page;
-		ours -= (double)o->zeroed * o->factor * zero_page;
-	}
-	return ours > 0 && base > 0 ? base / ours : 0;
-}
-
-const char *ratio_text(char *buf, size_t size, double r)
-{
-	if (r >= 1000)
-		return grouped(buf, size, (unsigned long long)(r + 0.5));
-
-	snprintf(buf, size, !r ? "-" : r >= 100 ? "%.0f" : r >= 10 ? "%.1f" : "%.2f", r);
-	return buf;
 }
 
 static bool is_slower(const struct row *r)
@@ -132,9 +82,37 @@ void print_table(FILE *f)
 		fprintf(f, "! %d slower than the base by more than 3 %%\n", slower);
 }
 
+/* ---- Targets ---- */
+
+static void print_target(FILE *f, const struct target *t)
+{
+	struct verdict v = judge_target(t);
+	char wanted[32], measured[32];
+
+	if (!v.worst)
+		return;
+	fprintf(f, "  %-60s %15s %15s %10s", t->name,
+		ratio_text(wanted, sizeof(wanted), t->wanted),
+		ratio_text(measured, sizeof(measured), v.measured),
+		v.nr_short ? "SHORT" : "MET");
+	if (v.nr_short)
+		fprintf(f, "   %d of %d rows, worst: %s", v.nr_short, v.nr_rows, v.worst->label);
+	fprintf(f, "\n");
+}
+
+void print_targets(FILE *f)
+{
+	int i;
+
+	fprintf(f, "%-62s %15s %15s\n", "target: times better than the base, in the worst row",
+		"wanted", "measured");
+	for (i = 0; i < nr_targets; i++)
+		print_target(f, &targets[i]);
+}
+
 /* ---- JSON ---- */
 
-void put_string(FILE *f, const char *key, const char *text)
+static void put_string(FILE *f, const char *key, const char *text)
 {
 	fprintf(f, "\"%s\": \"", key);
 	for (; *text; text++) {
@@ -175,6 +153,24 @@ static void put_row(FILE *f, const struct row *r)
 	put_figure(f, "ours", &r->fig[OURS]);
 	fprintf(f, ",\n     \"ratio\": %.4f, \"ratio_without_zeroing\": %.4f}",
 		ratio(r, true), ratio(r, false));
+}
+
+/* The elements of a JSON array. */
+static void put_targets(FILE *f)
+{
+	int i;
+
+	for (i = 0; i < nr_targets; i++) {
+		const struct target *t = &targets[i];
+		struct verdict v = judge_target(t);
+
+		fprintf(f, "    {");
+		put_string(f, "name", t->name);
+		fprintf(f, ", \"wanted\": %.4f, \"measured\": %.4f, \"rows\": %d, "
+			"\"short\": %d, ", t->wanted, v.measured, v.nr_rows, v.nr_short);
+		put_string(f, "worst", v.worst ? v.worst->id : "");
+		fprintf(f, "}%s\n", i + 1 < nr_targets ? "," : "");
+	}
 }
 
 void write_json(const char *path, const char *machine, const char *arguments)

@@ -63,6 +63,46 @@ static FILE *open_log(const struct platform *p, const char *name)
 	return log;
 }
 
+/* Take one line of the machine's into @log and @o. */
+static void take_line(struct machine *m, const char *line, FILE *log,
+		      struct outcome *o)
+{
+	bool bad = !strncmp(line, "bad ", 4);
+
+	if (!strncmp(line, "out ", 4)) {
+		fprintf(log, "%s\n", line + 4);
+		count_ktap(o, line + 4);
+	}
+	if (!bad && strncmp(line, "kmsg ", 5))
+		return;
+	fprintf(log, "[kernel] %s\n", strchr(line, ' ') + 1);
+	if (m->p->says && strstr(line, m->p->says))
+		m->said = true;
+	if (bad && !o->bad[0])
+		snprintf(o->bad, sizeof(o->bad), "%.150s", line + 4);
+}
+
+/*
+ * Read the machine's lines into @log and @o until "ready" (boot) or "end".
+ * Returns true when it came; else @o says why not.
+ */
+static bool follow(struct machine *m, FILE *log, struct outcome *o, const char *until,
+		   long long deadline)
+{
+	char line[2048], why[160];
+
+	while (machine_line(m, log, line, sizeof(line), deadline, why, sizeof(why))) {
+		take_line(m, line, log, o);
+		if (!strncmp(line, until, strlen(until))) {
+			o->status = 0;
+			sscanf(line, "end %d %lld", &o->status, &o->ms);
+			return true;
+		}
+	}
+	fail_outcome(o, "%s", why);
+	return false;
+}
+
 /* Boot, and judge the boot as a test: an oops there must not go unseen. */
 static bool boot(struct machine *m, const struct platform *p, bool quiet)
 {
@@ -72,7 +112,7 @@ static bool boot(struct machine *m, const struct platform *p, bool quiet)
 	FILE *log = open_log(p, "boot");
 
 	start_outcome(&o, p, "boot");
-	if (!boot_machine(m, p))
+	if (!boot_machine(m, p, NULL, NULL))
 		fail_outcome(&o, "cannot start QEMU");
 	else
 		up = follow(m, log, &o, "ready",
@@ -101,7 +141,7 @@ static bool run_test(struct machine *m, const struct test *t, bool *passed)
 	start_outcome(&o, p, t->name);
 	n = snprintf(cmd, sizeof(cmd), "run %s %d %s %s\n", t->name,
 		     (int)(t->seconds * scale), t->name, t->args);
-	if (write(m->port.fd, cmd, n) != n)
+	if (write(m->port, cmd, n) != n)
 		fprintf(log, "cannot write to the verdict port\n");
 	alive = follow(m, log, &o, "end ",
 		       start + (t->seconds * scale + 30) * 1000);
@@ -124,7 +164,7 @@ static void print_again(const struct platform *p, const char *test)
 	char cmd[3000], words[200];
 
 	snprintf(words, sizeof(words), "lab.run=%s", test);
-	qemu_command(p, words, NULL, NULL, cmd, sizeof(cmd));
+	qemu_command(p, words, NULL, NULL, NULL, cmd, sizeof(cmd));
 	put_line("  again: make check ARCH=%s T='%s'%s\n  or:    %s", p->name, test,
 		 base_option(), cmd);
 }
@@ -377,7 +417,7 @@ static int interactive(const struct options *opt)
 		die("no such platform: %s (x86, x86-debug, x86-shadow, x86-kcsan, arm64, arm64-protected, arm64-debug)",
 		    only_arch);
 	p = &platforms[i];
-	qemu_command(p, opt->words, opt->initrd, opt->console, cmd, sizeof(cmd) - 8);
+	qemu_command(p, opt->words, NULL, opt->initrd, opt->console, cmd, sizeof(cmd) - 8);
 	if (opt->gdb) {
 		strcat(cmd, " -s -S");
 		put_line("halted; in another terminal: gdb build/%s/vmlinux -ex 'target remote :1234'",

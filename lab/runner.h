@@ -5,34 +5,11 @@
 
 #include <stdbool.h>
 #include <stdio.h>
-#include <sys/types.h>
 
-#include "port.h"
+#include "machine.h"
 
 #define MAX_TESTS	256
-#define NR_PLATFORMS	8
 #define STATUS_TIMEOUT	512
-
-/* How much is run. */
-enum level {
-	LEVEL_QUICK,	/* minutes: what one runs after an edit */
-	LEVEL_FULL,	/* what CI runs */
-	LEVEL_SOAK,	/* hours: random seeds, kernels that look for rare things */
-	NR_LEVELS
-};
-
-struct platform {
-	const char *name;	/* as printed and selected */
-	const char *family;
-	const char *kernel;	/* make image-KERNEL; build/KERNEL; NULL: host */
-	const char *qemu;
-	const char *image;	/* below build/KERNEL */
-	const char *console;
-	const char *cmdline;
-	const char *says;	/* what the kernel log must have at boot */
-	double slow;		/* time-out factor of its own */
-	enum level level;	/* from which on it is run, unless it is named */
-};
 
 /* A line of lab/tests */
 struct test {
@@ -61,15 +38,6 @@ struct outcome {
 	char		bad[200];	/* first bad line of the kernel log */
 };
 
-/* A booted machine. */
-struct machine {
-	const struct platform *p;
-	pid_t	pid;
-	long	console;	/* where this boot begins in console.log */
-	bool	said;		/* the kernel said p->says */
-	struct port port;
-};
-
 /* tests.c: what is to run, and what counts as passed */
 extern const char *only_arch, *only_test;
 extern enum level only_level;
@@ -86,15 +54,5 @@ void fail_outcome(struct outcome *o, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 void count_ktap(struct outcome *o, const char *text);
 bool judge(const struct outcome *o);
-
-/* machine.c: QEMU, and the verdict port */
-extern const struct platform platforms[NR_PLATFORMS];
-
-void qemu_command(const struct platform *p, const char *words, const char *initrd,
-		  const char *console, char *buf, size_t size);
-bool boot_machine(struct machine *m, const struct platform *p);
-void end_machine(struct machine *m);
-bool follow(struct machine *m, FILE *log, struct outcome *o, const char *until,
-	    long long deadline);
 
 #endif

@@ -1,18 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The benchmark: what we want to be, and by the rows of this run are. */
 #include <fnmatch.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "bench.h"
 
-/* All rows whose name matches have to be this many times better than the base. */
-static const struct target {
-	const char *name;
-	const char *patterns[3];
-	bool	zeroing;	/* counts */
-	double	wanted;
-} targets[] = {
+const struct target targets[] = {
 	{ "fallocate, huge", { "huge-fallocate*" }, true, 50 },
 	{ "cold touch, huge, outside zeroing",
 	  { "huge-cold", "huge-pre-fault", "huge-page-*" }, false, 50 },
@@ -27,13 +20,7 @@ static const struct target {
 	{ "any row (not slower by more than 3 %)", { "*" }, true, 1 / TOLERANCE },
 };
 
-#define NR_TARGETS	((int)(sizeof(targets) / sizeof(*targets)))
-
-struct verdict {
-	const struct row *worst;	/* NULL: nothing was compared */
-	double	measured;		/* its ratio */
-	int	nr_rows, nr_short;
-};
+const int nr_targets = sizeof(targets) / sizeof(*targets);
 
 static bool matches(const struct target *t, const struct row *r)
 {
@@ -45,7 +32,7 @@ static bool matches(const struct target *t, const struct row *r)
 	return false;
 }
 
-static struct verdict judge(const struct target *t)
+struct verdict judge_target(const struct target *t)
 {
 	struct verdict v = { .worst = NULL };
 	double all;
@@ -65,59 +52,16 @@ static struct verdict judge(const struct target *t)
 	return v;
 }
 
-static void print_target(FILE *f, const struct target *t)
-{
-	struct verdict v = judge(t);
-	char wanted[32], measured[32];
-
-	if (!v.worst)
-		return;
-	fprintf(f, "  %-60s %15s %15s %10s", t->name,
-		ratio_text(wanted, sizeof(wanted), t->wanted),
-		ratio_text(measured, sizeof(measured), v.measured),
-		v.nr_short ? "SHORT" : "MET");
-	if (v.nr_short)
-		fprintf(f, "   %d of %d rows, worst: %s", v.nr_short, v.nr_rows, v.worst->label);
-	fprintf(f, "\n");
-}
-
-void print_targets(FILE *f)
-{
-	int i;
-
-	fprintf(f, "%-62s %15s %15s\n", "target: times better than the base, in the worst row",
-		"wanted", "measured");
-	for (i = 0; i < NR_TARGETS; i++)
-		print_target(f, &targets[i]);
-}
-
 /* Is @r one of those for which a target is missed? */
 bool misses_target(const struct row *r)
 {
 	double all;
 	int i;
 
-	for (i = 0; i < NR_TARGETS; i++) {
+	for (i = 0; i < nr_targets; i++) {
 		all = matches(&targets[i], r) ? ratio(r, targets[i].zeroing) : 0;
 		if (all && all < targets[i].wanted)
 			return true;
 	}
 	return false;
-}
-
-/* The elements of a JSON array. */
-void put_targets(FILE *f)
-{
-	int i;
-
-	for (i = 0; i < NR_TARGETS; i++) {
-		struct verdict v = judge(&targets[i]);
-
-		fprintf(f, "    {");
-		put_string(f, "name", targets[i].name);
-		fprintf(f, ", \"wanted\": %.4f, \"measured\": %.4f, \"rows\": %d, "
-			"\"short\": %d, ", targets[i].wanted, v.measured, v.nr_rows, v.nr_short);
-		put_string(f, "worst", v.worst ? v.worst->id : "");
-		fprintf(f, "}%s\n", i + 1 < NR_TARGETS ? "," : "");
-	}
 }
