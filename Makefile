@@ -60,12 +60,6 @@ family_x86-debug := x86
 family_x86-kcsan := x86
 family_arm64	:= arm64
 family_arm64-debug := arm64
-# Steps of a build from scratch, for the progress line of the first one.
-steps_x86	:= 2500
-steps_x86-debug	:= 2600
-steps_x86-kcsan	:= 2200
-steps_arm64	:= 2300
-steps_arm64-debug := 2300
 frags_x86	:= common x86 own
 frags_x86-debug	:= common x86 own debug
 frags_x86-kcsan	:= common x86 own kcsan
@@ -160,15 +154,15 @@ $(tools)/%: lab/%.c | compiler
 # ---- kernels, test programs, boot images ----
 
 .PHONY: kernel-% image-% kernels
-kernel-%: tree $(tools)/progress
+kernel-%: tree
 	@$(call lock,$*)
 	mkdir -p build/$*
 	lab/config.sh $(tree) build/$* $(arch_$*) $(call frags,$*)
-	$(tools)/progress "kernel $*" build/logs/build-$*.log $(steps_$*) \
+	lab/progress.sh "kernel $*" build/logs/build-$*.log \
 		$(call kbuild,$*) $(image_$*)
 
 .PHONY: tests-x86 tests-arm64
-tests-x86 tests-arm64: tests-%: tree $(tools)/progress $(tools)/runner
+tests-x86 tests-arm64: tests-%: tree $(tools)/runner
 	@$(call lock,tests-$*)
 	lab/selftests.sh $* "$(cross_$*)" $(JOBS)
 
@@ -229,12 +223,12 @@ lab-qemu-client: image-x86
 
 # The base, unpatched, to compare with; configured as ours.
 .PHONY: kernel-base-x86 kernel-base-arm64 bench
-kernel-base-x86 kernel-base-arm64: kernel-base-%: tree $(tools)/progress
+kernel-base-x86 kernel-base-arm64: kernel-base-%: tree
 	@$(call lock,base-$*)
 	lab/base-tree.sh
 	mkdir -p build/base/$*
 	lab/config.sh build/base/linux build/base/$* $(arch_$*) $(call frags,$*)
-	$(tools)/progress "kernel base $*" build/logs/build-base-$*.log $(steps_$*) \
+	lab/progress.sh "kernel base $*" build/logs/build-base-$*.log \
 		env -u MAKEFLAGS -u MAKELEVEL make -C build/base/linux O=$(CURDIR)/build/base/$* \
 		ARCH=$(arch_$*) CROSS_COMPILE=$(cross_$*) CC="ccache $(cross_$*)gcc" -j$(JOBS) $(image_$*)
 
@@ -262,7 +256,7 @@ rebase: arguments
 series: tree
 	@lab/series.sh build/series
 
-series-check: tree $(tools)/progress
+series-check: tree
 	@lab/series-check.sh $(JOBS)
 
 boot_arch := $(or $(ARCH),x86)
