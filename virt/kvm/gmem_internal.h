@@ -238,14 +238,6 @@ static inline bool kvm_gmem_folio_is_poisoned(struct folio *folio)
 }
 
 /* guest_memfd.c */
-bool kvm_gmem_is_file(const struct file *file);
-void kvm_gmem_begin_change(struct inode *inode);
-void kvm_gmem_end_change(struct inode *inode);
-bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end);
-int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
-			unsigned int state);
-void kvm_gmem_unlock_range(struct inode *inode);
-pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end);
 struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
 				  loff_t size, u64 flags);
 
@@ -264,6 +256,9 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start, pgoff_t 
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start, pgoff_t end);
 enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode);
 void kvm_gmem_unbind_all(struct gmem_file *f);
+void kvm_gmem_set_slot(struct kvm_memory_slot *slot, struct file *file, pgoff_t pgoff);
+void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
+			kvm_gmem_walk_fn fn, void *arg);
 void kvm_gmem_lock_bindings(struct inode *inode);
 void kvm_gmem_unlock_bindings(struct inode *inode);
 
@@ -295,6 +290,7 @@ void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end);
 bool kvm_gmem_folio_is_held(struct folio *folio);
 int kvm_gmem_cut(struct inode *inode, pgoff_t index);
 int kvm_gmem_cut_edges(struct inode *inode, pgoff_t start, pgoff_t end);
+pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end);
 int kvm_gmem_prepare_range(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_unmap_users(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_drop_folios(struct gmem_file *f, pgoff_t start, pgoff_t end);
@@ -306,5 +302,13 @@ void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared);
 long kvm_gmem_set_attributes(struct gmem_file *f,
 			     struct kvm_memory_attributes2 __user *uattrs);
 int kvm_gmem_share_rejected(struct gmem_file *f, pgoff_t index);
+
+/* guest_memfd_lock.c */
+void kvm_gmem_begin_change(struct inode *inode);
+void kvm_gmem_end_change(struct inode *inode);
+bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end);
+int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
+			unsigned int state);
+void kvm_gmem_unlock_range(struct inode *inode);
 
 #endif /* __KVM_GMEM_INTERNAL_H__ */

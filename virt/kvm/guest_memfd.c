@@ -6,7 +6,8 @@
  * gmem_internal.h has the data model and the locking rules, guest_memfd_bind.c
  * ties files to memslots and zaps, guest_memfd_fault.c serves user and guest
  * faults, guest_memfd_convert.c moves pages between private and shared,
- * guest_memfd_folio.c allocates and frees, gmem_state.c remembers states.
+ * guest_memfd_folio.c allocates and frees, guest_memfd_lock.c locks, gmem_state.c
+ * remembers states.
  */
 #include <linux/anon_inodes.h>
 #include <linux/backing-dev.h>
@@ -56,87 +57,6 @@ static const struct kernel_param_ops kvm_gmem_in_place_param_ops = {
 static bool gmem_in_place_conversion = true;
 module_param_cb(gmem_in_place_conversion, &kvm_gmem_in_place_param_ops,
 		&gmem_in_place_conversion, 0444);
-
-bool kvm_gmem_is_file(const struct file *file)
-{
-	return file->f_op == &kvm_gmem_fops;
-}
-
-/* Locks, see gmem_internal.h. */
-
-/* Keep other changes of the file out, and faults.  May sleep for long. */
-void kvm_gmem_begin_change(struct inode *inode)
-{
-	mutex_lock(&GMEM_I(inode)->change_lock);
-	filemap_invalidate_lock(inode->i_mapping);
-}
-
-void kvm_gmem_end_change(struct inode *inode)
-{
-	filemap_invalidate_unlock(inode->i_mapping);
-	mutex_unlock(&GMEM_I(inode)->change_lock);
-}
-
-/*
- * Take invalidate_lock for read, to use the folios and the state of [@start, @end).
- * False, without the lock, if a conversion has claimed any of it.  May sleep.
- */
-bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end)
-{
-	filemap_invalidate_lock_shared(inode->i_mapping);
-	if (!kvm_gmem_is_claimed(inode, start, end))
-		return true;
-
-	filemap_invalidate_unlock_shared(inode->i_mapping);
-	return false;
-}
-
-static int kvm_gmem_lock_change(struct gmem_inode *gi, unsigned int state)
-{
-	if (state == TASK_INTERRUPTIBLE)
-		return mutex_lock_interruptible(&gi->change_lock);
-	if (state == TASK_KILLABLE)
-		return mutex_lock_killable(&gi->change_lock);
-
-	mutex_lock(&gi->change_lock);
-	return 0;
-}
-
-/*
- * The same, but wait, in task state @state, until no conversion claims any of it.
- * Returns 0, or -EINTR, without the lock, if a signal ends the wait.
- */
-int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
-			unsigned int state)
-{
-	struct gmem_inode *gi = GMEM_I(inode);
-
-	/* Whoever claims pages holds it, and must not want what the caller holds. */
-	might_lock(&gi->change_lock);
-
-	if (kvm_gmem_trylock_range(inode, start, end))
-		return 0;
-
-	if (wait_event_state(gi->claim_wait, !kvm_gmem_is_claimed(inode, start, end), state))
-		return -EINTR;
-
-	/*
-	 * The next conversion may have claimed the pages by now, and the one after it
-	 * before this task looks again.  Whoever holds the mutex keeps them off, and gets
-	 * it in turn.
-	 */
-	if (kvm_gmem_lock_change(gi, state))
-		return -EINTR;
-
-	filemap_invalidate_lock_shared(inode->i_mapping);
-	mutex_unlock(&gi->change_lock);
-	return 0;
-}
-
-void kvm_gmem_unlock_range(struct inode *inode)
-{
-	filemap_invalidate_unlock_shared(inode->i_mapping);
-}
 
 /* fallocate() */
 
@@ -194,14 +114,6 @@ static int kvm_gmem_punch_batch(struct gmem_file *f, pgoff_t start, pgoff_t end)
 
 	kvm_gmem_invalidate_end(f->inode, start, end);
 	return 0;
-}
-
-/* Batches end where no folio can go on; a cut there would be for nothing. */
-pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end)
-{
-	pgoff_t batch = max_t(pgoff_t, GMEM_BATCH_PAGES, 1UL << GMEM_I(inode)->max_order);
-
-	return min(end, ALIGN_DOWN(start, batch) + batch);
 }
 
 /* What fails for the hole as a whole had better fail before anything is freed. */
@@ -729,6 +641,75 @@ int kvm_gmem_create(struct kvm *kvm, struct kvm_create_guest_memfd *args)
 	fd_install(fd, file);
 	return fd;
 }
+
+/* @file as one of guest_memfd, or NULL if it is none, or none of @kvm. */
+static struct gmem_file *kvm_gmem_file(struct file *file, struct kvm *kvm)
+{
+	struct gmem_file *f = file->private_data;
+
+	return file->f_op == &kvm_gmem_fops && f->kvm == kvm ? f : NULL;
+}
+
+/*
+ * Let the new @slot refer to the memory at @offset (bytes) of the guest_memfd
+ * @fd.  On success slot->gmem.file holds a reference that the caller drops once
+ * the slot is installed or given up: the file keeps the VM, not vice versa.
+ *
+ * slots_lock is held, @slot isn't visible to anyone yet.  Returns 0, -EBADF if
+ * there is no such fd, -EINVAL if it isn't a guest_memfd of this VM or too small.
+ */
+int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot,
+				   unsigned int fd, uoff_t offset)
+{
+	uoff_t size = slot->npages << PAGE_SHIFT;
+	struct gmem_file *f;
+	struct file *file;
+
+	BUILD_BUG_ON(sizeof(gpa_t) != sizeof(offset));
+	BUILD_BUG_ON(sizeof(gfn_t) != sizeof(slot->gmem.pgoff));
+
+	if (WARN_ON_ONCE(slot->flags & KVM_MEMSLOT_GMEM_ONLY))
+		return -EINVAL;
+
+	file = fget(fd);
+	if (!file)
+		return -EBADF;
+
+	f = kvm_gmem_file(file, kvm);
+	if (!f || !PAGE_ALIGNED(offset) || offset + size < offset ||
+	    offset + size > i_size_read(f->inode)) {
+		fput(file);
+		return -EINVAL;
+	}
+
+	kvm_gmem_set_slot(slot, file, offset >> PAGE_SHIFT);
+	return 0;
+}
+
+/*
+ * Call @fn for the pages present at user addresses [@start, @end), which lie in @vma, as
+ * kvm_gmem_walk_present() does.  Returns false, without having called @fn, if @vma doesn't
+ * map a guest_memfd of @kvm.  If that is all there is to know @fn may be NULL.  mmap_lock
+ * is held, which keeps the file open.
+ */
+bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned long start,
+		       unsigned long end, kvm_gmem_walk_fn fn, void *arg)
+{
+	struct gmem_file *f;
+	pgoff_t index;
+
+	mmap_assert_locked(vma->vm_mm);
+
+	f = vma->vm_file ? kvm_gmem_file(vma->vm_file, kvm) : NULL;
+	if (!f)
+		return false;
+
+	index = linear_page_index(vma, start);
+	if (fn)
+		kvm_gmem_walk_file(f, index, index + PFN_DOWN(end - start), fn, arg);
+	return true;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_vma);
 
 static int kvm_gmem_allowed_content(struct kvm *kvm, bool to_private)
 {

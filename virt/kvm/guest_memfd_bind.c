@@ -379,49 +379,20 @@ static void kvm_gmem_fix_backing(struct inode *inode)
 }
 
 /*
- * Let the new @slot refer to the memory at @offset (bytes) of the guest_memfd
- * @fd.  On success slot->gmem.file holds a reference that the caller drops once
- * the slot is installed or given up: the file keeps the VM, not vice versa.
- *
- * slots_lock is held, @slot isn't visible to anyone yet.  Returns 0, -EBADF if
- * there is no such fd, -EINVAL if it isn't a guest_memfd of this VM or too small.
+ * Let the new @slot, which isn't visible to anyone yet, refer to the memory at @pgoff of
+ * the guest_memfd @file, whose reference it takes over.
  */
-int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot,
-				   unsigned int fd, uoff_t offset)
+void kvm_gmem_set_slot(struct kvm_memory_slot *slot, struct file *file, pgoff_t pgoff)
 {
-	uoff_t size = slot->npages << PAGE_SHIFT;
-	struct gmem_inode *gi;
-	struct gmem_file *f;
-	struct file *file;
+	struct gmem_inode *gi = GMEM_I(file_inode(file));
 
-	BUILD_BUG_ON(sizeof(gpa_t) != sizeof(offset));
-	BUILD_BUG_ON(sizeof(gfn_t) != sizeof(slot->gmem.pgoff));
-
-	if (WARN_ON_ONCE(slot->flags & KVM_MEMSLOT_GMEM_ONLY))
-		return -EINVAL;
-
-	file = fget(fd);
-	if (!file)
-		return -EBADF;
-
-	f = file->private_data;
-	if (!kvm_gmem_is_file(file) || f->kvm != kvm ||
-	    !PAGE_ALIGNED(offset) || offset + size < offset ||
-	    offset + size > i_size_read(f->inode)) {
-		fput(file);
-		return -EINVAL;
-	}
-
-	gi = GMEM_I(f->inode);
-	kvm_gmem_fix_backing(f->inode);
-	slot->gmem.pgoff = offset >> PAGE_SHIFT;
+	kvm_gmem_fix_backing(file_inode(file));
+	slot->gmem.pgoff = pgoff;
 	WRITE_ONCE(slot->gmem.file, file);
 	if (gi->in_place)
 		rcu_assign_pointer(slot->gmem.state, &gi->state);
 	if (gi->in_place || gi->flags & GUEST_MEMFD_FLAG_MMAP)
 		slot->flags |= KVM_MEMSLOT_GMEM_ONLY;
-
-	return 0;
 }
 
 /*
@@ -437,7 +408,7 @@ int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot)
 
 	lockdep_assert_held(&kvm->slots_lock);
 
-	if (WARN_ON_ONCE(!file || !kvm_gmem_is_file(file)))
+	if (WARN_ON_ONCE(!file))
 		return -EIO;
 
 	if (kvm_memslot_is_gmem_only(slot))
@@ -515,8 +486,8 @@ static void kvm_gmem_walk_batch(struct address_space *mapping, pgoff_t start, pg
 	}
 }
 
-static void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
-			       kvm_gmem_walk_fn fn, void *arg)
+void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
+			kvm_gmem_walk_fn fn, void *arg)
 {
 	pgoff_t next;
 
@@ -569,33 +540,6 @@ void kvm_gmem_walk_range(struct kvm_gfn_range *range, kvm_gmem_walk_fn fn, void 
 			    kvm_gmem_index(slot, range->end), fn, arg);
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_range);
-
-/*
- * The same for user addresses [@start, @end), which lie in @vma.  Returns false,
- * without having called @fn, if @vma doesn't map a guest_memfd of @kvm.  If that is all
- * there is to know @fn may be NULL.  mmap_lock is held, which keeps the file open.
- */
-bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned long start,
-		       unsigned long end, kvm_gmem_walk_fn fn, void *arg)
-{
-	struct gmem_file *f;
-	pgoff_t index;
-
-	mmap_assert_locked(vma->vm_mm);
-
-	if (!vma->vm_file || !kvm_gmem_is_file(vma->vm_file))
-		return false;
-
-	f = vma->vm_file->private_data;
-	if (f->kvm != kvm)
-		return false;
-
-	index = linear_page_index(vma, start);
-	if (fn)
-		kvm_gmem_walk_file(f, index, index + PFN_DOWN(end - start), fn, arg);
-	return true;
-}
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_walk_vma);
 
 /*
  * Does an in-place file rule over the state of a gfn in [@start, @end)?  Then the

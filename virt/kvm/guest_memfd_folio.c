@@ -365,6 +365,14 @@ int kvm_gmem_cut(struct inode *inode, pgoff_t index)
 	return r == -ENOMEM ? kvm_gmem_try_cut(inode, index, true) : r;
 }
 
+/* Batches end where no folio can go on; a cut there would be for nothing. */
+pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	pgoff_t batch = max_t(pgoff_t, GMEM_BATCH_PAGES, 1UL << GMEM_I(inode)->max_order);
+
+	return min(end, ALIGN_DOWN(start, batch) + batch);
+}
+
 /* Make no folio straddle an edge of [@start, @end), see kvm_gmem_cut(). */
 int kvm_gmem_cut_edges(struct inode *inode, pgoff_t start, pgoff_t end)
 {
