@@ -12,7 +12,7 @@
  * The verdict port is a virtio-serial port named "lab.verdict", so neither the
  * kernel log nor a test's output can corrupt it.  Lines from the runner:
  *
- *   run NAME SECONDS ARGV...   run /tests/NAME (or kunit:SUITE, kmemleak, modules)
+ *   run NAME SECONDS ARGV...   run /tests/NAME (or kunit:SUITE, modules)
  *   off                        power off
  *
  * Lines to the runner:
@@ -50,7 +50,6 @@
 #define MAX_ARGS	32
 #define STATUS_TIMEOUT	512
 #define KUNIT_DIR	"/sys/kernel/debug/kunit"
-#define KMEMLEAK	"/sys/kernel/debug/kmemleak"
 
 /* Collects bytes until a line is whole. */
 struct line {
@@ -360,57 +359,6 @@ static int run_kunit(const char *suite)
 }
 
 /*
- * Pass kmemleak's report on.  Returns the number of leaks with KVM or
- * guest_memfd in their backtrace: the lines above it have the name of a program
- * and bytes of the object, which mean nothing.  kvmalloc() is everybody's.
- */
-static int report_leaks(void)
-{
-	bool trace = false, counted = false;
-	FILE *f = fopen(KMEMLEAK, "r");
-	char buf[1024];
-	int ours = 0;
-
-	while (f && fgets(buf, sizeof(buf), f)) {
-		buf[strcspn(buf, "\n")] = '\0';
-		say("out # %s", buf);
-		if (!strncmp(buf, "unreferenced object", 19))
-			trace = counted = false;
-		else if (strstr(buf, "  backtrace") == buf)
-			trace = true;
-		else if (trace && !counted && (strstr(buf, "kvm_") || strstr(buf, "gmem")))
-			counted = ++ours;
-	}
-	if (f)
-		fclose(f);
-	return ours;
-}
-
-/*
- * Look for leaked kernel memory.  kmemleak takes an object for lost when it is
- * older than five seconds, and has not changed since the scan before; so it
- * takes two, and the write returns when the scan is over.
- */
-static int run_kmemleak(void)
-{
-	int i, ours, err;
-
-	for (i = 0; i < 2; i++) {
-		sleep(6);
-		err = write_file(KMEMLEAK, "scan");
-		if (err) {
-			say("out ok 1 # SKIP no kmemleak, or it gave up: %s", strerror(-err));
-			return 4;
-		}
-	}
-	ours = report_leaks();
-	write_file(KMEMLEAK, "clear");
-	say("out # leaks of KVM or guest_memfd: %d", ours);
-	say("out %sok 1 no leak of KVM or guest_memfd", ours ? "not " : "");
-	return 0;
-}
-
-/*
  * Unload KVM, which fails if a test has left a reference behind, and load it anew:
  * by then its caches, its mount and its files in debugfs must be gone.
  */
@@ -461,8 +409,6 @@ static void run_test(char **argv, int seconds)
 	mark("run", argv[0]);
 	if (!strncmp(argv[0], "kunit:", 6))
 		status = run_kunit(argv[0] + 6);
-	else if (!strcmp(argv[0], "kmemleak"))
-		status = run_kmemleak();
 	else if (!strcmp(argv[0], "modules"))
 		status = run_modules();
 	else

@@ -13,7 +13,7 @@ case $arch in x86) karch=x86_64 ;; *) karch=$arch ;; esac
 
 for t in $(build/lab/runner -a "$arch*" -L soak -l | awk '{ sub(/\..*/, "", $2); print $2 }' | sort -u); do
 	case $t in
-	kunit:*|kmemleak|modules|vmm_test|guest_memfd_example) continue ;;
+	kunit:*|modules|vmm_test|guest_memfd_example) continue ;;
 	esac
 	[ ! -e "$src/$arch/$t.c" ] || t=$arch/$t
 	want="$want $out/$t"
