@@ -60,6 +60,9 @@ family_x86-debug := x86
 family_x86-kcsan := x86
 family_arm64	:= arm64
 family_arm64-debug := arm64
+# About how many steps a build from scratch has, for its progress line.
+steps_x86	:= 2500
+steps_arm64	:= 2300
 frags_x86	:= common x86 own
 frags_x86-debug	:= common x86 own debug
 frags_x86-kcsan	:= common x86 own kcsan
@@ -158,7 +161,7 @@ kernel-%: tree
 	@$(call lock,$*)
 	mkdir -p build/$*
 	lab/config.sh $(tree) build/$* $(arch_$*) $(call frags,$*)
-	lab/progress.sh "kernel $*" build/logs/build-$*.log \
+	lab/progress.sh "kernel $*" build/logs/build-$*.log $(steps_$(family_$*)) \
 		$(call kbuild,$*) $(image_$*)
 
 .PHONY: tests-x86 tests-arm64
@@ -228,7 +231,7 @@ kernel-base-x86 kernel-base-arm64: kernel-base-%: tree
 	lab/base-tree.sh
 	mkdir -p build/base/$*
 	lab/config.sh build/base/linux build/base/$* $(arch_$*) $(call frags,$*)
-	lab/progress.sh "kernel base $*" build/logs/build-base-$*.log \
+	lab/progress.sh "kernel base $*" build/logs/build-base-$*.log $(steps_$*) \
 		env -u MAKEFLAGS -u MAKELEVEL make -C build/base/linux O=$(CURDIR)/build/base/$* \
 		ARCH=$(arch_$*) CROSS_COMPILE=$(cross_$*) CC="ccache $(cross_$*)gcc" -j$(JOBS) $(image_$*)
 
