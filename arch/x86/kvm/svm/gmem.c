@@ -31,7 +31,6 @@
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_host.h>
 #include <linux/pfn.h>
-#include <linux/psp.h>
 #include <linux/psp-sev.h>
 
 #include <asm/msr.h>
@@ -70,6 +69,11 @@ static int snp_hw_page_flush(u64 pfn, u32 asid)
 			   (unsigned long)__va(PFN_PHYS(pfn)) | asid);
 }
 
+static u64 snp_hw_fw_address(u64 paddr)
+{
+	return __sme_set(paddr);
+}
+
 static int snp_hw_issue_cmd(int fd, int id, void *data, int *error)
 {
 	CLASS(fd, f)(fd);
@@ -94,6 +98,7 @@ const struct snp_platform_ops snp_hardware = {
 	.is_coherent		= snp_hw_is_coherent,
 	.page_flush		= snp_hw_page_flush,
 	.writeback		= sev_guest_memory_reclaimed,
+	.fw_address		= snp_hw_fw_address,
 	.issue_cmd		= snp_hw_issue_cmd,
 	.do_cmd			= sev_do_cmd,
 };
@@ -585,7 +590,7 @@ int sev_handle_rmp_fault(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code)
 static int snp_gmem_reclaim(struct kvm *kvm, kvm_pfn_t pfn)
 {
 	struct sev_data_snp_page_reclaim data = {
-		.paddr = __sme_set(pfn_to_hpa(pfn)),
+		.paddr = snp_platform->fw_address(pfn_to_hpa(pfn)),
 	};
 	int fw_error = 0;
 	int r;
@@ -658,8 +663,8 @@ int snp_gmem_post_populate(struct kvm *kvm, gfn_t gfn, kvm_pfn_t pfn,
 
 	r = snp_platform->make_private(pfn, gfn_to_gpa(gfn), PG_LEVEL_4K, sev->asid, true);
 	if (!r) {
-		update.gctx_paddr = __psp_pa(sev->snp_context);
-		update.address = __sme_set(pfn_to_hpa(pfn));
+		update.gctx_paddr = snp_platform->fw_address(__pa(sev->snp_context));
+		update.address = snp_platform->fw_address(pfn_to_hpa(pfn));
 		update.page_size = PG_LEVEL_TO_RMP(PG_LEVEL_4K);
 		update.page_type = launch->type;
 

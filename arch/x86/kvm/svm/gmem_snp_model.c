@@ -8,8 +8,16 @@
  *   a host write to an assigned page, or through a direct map that is larger than
  *   an RMP entry nearby; a guest mapping above the size of the RMP entry; a page
  *   freed while assigned, or freed or written by the host before the guest's
- *   cache lines are flushed; an RMPUPDATE whose refusal the kernel would retry
- *   for ever, or that needs memory when it must not fail.
+ *   cache lines are flushed; a page taken away that the guest can still get at;
+ *   bytes encrypted with the guest's key that pass for the host's own; an address
+ *   without the C-bit in a firmware command; an RMPUPDATE whose refusal the kernel
+ *   would retry for ever, or that needs memory when it must not fail.
+ *
+ * Of SEV and SEV-ES guests, which have no RMP, it knows what is dirty in the caches:
+ *
+ *   a guest that gets a page of which the host has dirty lines, if the CPU doesn't keep
+ *   the lines of the two coherent; a page that leaves the guest with the guest's dirty
+ *   lines, which are flushed too late, or when the guest can still make new ones.
  */
 #include <kunit/test.h>
 #include <linux/jhash.h>
@@ -31,25 +39,33 @@ void rmp_violation(struct rmp_model *m, int i, const char *what)
 		kunit_info(m->test, "page %d: %s", i, what);
 }
 
+static bool rmp_region_has(struct rmp_model *m, int r, u64 pfn)
+{
+	return m->pages[r] && pfn - page_to_pfn(m->pages[r]) < RMP_REGION;
+}
+
 int rmp_index(struct rmp_model *m, u64 pfn)
 {
 	int r;
 
-	for (r = 0; r < m->nr_regions; r++) {
-		if (m->pages[r] && pfn - page_to_pfn(m->pages[r]) < RMP_REGION)
-			return r * RMP_REGION + pfn - page_to_pfn(m->pages[r]);
+	for (r = 0; !rmp_region_has(m, m->last, pfn) && r < m->nr_regions; r++) {
+		if (rmp_region_has(m, r, pfn))
+			m->last = r;
 	}
 
-	return -1;
+	if (!rmp_region_has(m, m->last, pfn))
+		return -1;
+	return m->last * RMP_REGION + pfn - page_to_pfn(m->pages[m->last]);
 }
 
-/* Nothing in the region is assigned, or waits for a flush. */
+/* Nothing in the region is assigned, or waits for a flush, or has been flushed. */
 static bool rmp_region_is_idle(struct rmp_model *m, int r)
 {
 	int i;
 
 	for (i = r * RMP_REGION; i < (r + 1) * RMP_REGION; i++) {
-		if (m->entry[i].assigned || m->stale[i])
+		if (m->entry[i].assigned || m->stale[i] || m->lines[i].clean ||
+		    m->lines[i].guest)
 			return false;
 	}
 
@@ -74,6 +90,7 @@ static int rmp_index_new(struct rmp_model *m, u64 pfn)
 
 		m->pages[r] = pfn_to_page(ALIGN_DOWN(pfn, RMP_REGION));
 		m->map_split[r] = false;
+		memset(&m->cipher[r * RMP_REGION], 0, RMP_REGION * sizeof(*m->cipher));
 		return rmp_index(m, pfn);
 	}
 
@@ -118,6 +135,7 @@ void rmp_scramble(struct rmp_model *m, int i)
 	for (k = 0; k < 64; k++)
 		p[k] = p[k] * 5 + 0x5a + k;
 	m->sum[i] = rmp_sum(m, i);
+	m->cipher[i] = true;
 }
 
 void rmp_arm(struct rmp_model *m, unsigned int nth, bool sticky)
@@ -197,16 +215,30 @@ static int rmp_update_refused(struct rmp_model *m, u64 pfn, const struct rmp_ent
 	return 0;
 }
 
+/* An entry loses a page that it has, or the guest the page at that address. */
+static void rmp_check_unused(struct rmp_model *m, int i, const struct rmp_entry *new)
+{
+	struct rmp_entry *old = &m->entry[i];
+
+	if (!old->assigned || !m->guest_has || (new->assigned && new->gpa == old->gpa))
+		return;
+
+	if (m->guest_has(old->gpa, old->huge ? RMP_REGION : 1))
+		rmp_violation(m, i, "taken away while the guest has it mapped");
+}
+
 static void rmp_write_entry(struct rmp_model *m, int i, const struct rmp_entry *new)
 {
 	bool was_assigned = m->entry[i].assigned;
 
 	rmp_check_sum(m, i);
 	m->entry[i] = *new;
-	if (!new->assigned)
+	if (!new->assigned) {
 		m->entry[i] = (struct rmp_entry) {};
-	else if (!was_assigned)
+	} else if (!was_assigned) {
 		m->sum[i] = rmp_sum(m, i);
+		m->cipher[i] = false;
+	}
 
 	if (was_assigned && !new->assigned)
 		m->stale[i] = true;
@@ -225,6 +257,7 @@ int rmp_update(struct rmp_model *m, u64 pfn, const struct rmp_entry *new)
 		return r;
 	}
 
+	rmp_check_unused(m, i, new);
 	rmp_write_entry(m, i, new);
 	for (k = 1; new->huge && k < RMP_REGION; k++)
 		rmp_write_entry(m, i + k, &rest);
@@ -274,8 +307,11 @@ static int model_lookup(u64 pfn, struct rmp_owner *owner)
 	int r = rmp_inject(m, RMP_LOOKUP);
 	struct rmp_entry *first;
 
-	if (r)
+	if (r) {
+		if (m->nr_unknown < RMP_NR_UNKNOWN)
+			m->unknown[m->nr_unknown++] = pfn;
 		return r;
+	}
 	if (i < 0) {
 		*owner = (struct rmp_owner) { .level = PG_LEVEL_4K };
 		return m->dynamic ? 0 : -EFAULT;
@@ -374,6 +410,47 @@ static int model_split_direct_map(u64 pfn)
 	return r;
 }
 
+/* The guest has lost the page, and with these lines the last of what it wrote. */
+static void rmp_flush(struct rmp_model *m, int i)
+{
+	if (m->stale[i] && m->sum[i] != rmp_sum(m, i))
+		rmp_violation(m, i, "host write before the guest's lines are flushed");
+	m->stale[i] = false;
+}
+
+/*
+ * The guest's lines of a page are written back.  They only are clean then if the guest
+ * can't make new ones, and are of use only if the page is still the file's.
+ */
+static void sev_flush_guest(struct rmp_model *m, int i)
+{
+	struct folio *folio;
+	gfn_t gfn;
+
+	if (!m->lines[i].guest)
+		return;
+
+	folio = pfn_folio(rmp_pfn(m, i));
+	if (!folio->mapping)
+		rmp_violation(m, i, "freed before the guest's lines are flushed");
+
+	gfn = m->base_gfn + folio->index + rmp_pfn(m, i) - folio_pfn(folio);
+	m->lines[i].guest = m->guest_has && m->guest_has(gfn_to_gpa(gfn), 1);
+}
+
+static void sev_flush(struct rmp_model *m, u64 pfn)
+{
+	int i = rmp_index_new(m, pfn);
+
+	if (i < 0)
+		return;
+
+	m->lines[i].clean = true;
+	m->lines[i].sum = rmp_sum(m, i);
+	if (!m->incoherent)
+		sev_flush_guest(m, i);
+}
+
 void rmp_model_clflush(u64 pfn, unsigned long nr_pages)
 {
 	for (; nr_pages--; pfn++) {
@@ -383,8 +460,10 @@ void rmp_model_clflush(u64 pfn, unsigned long nr_pages)
 			rmp_violation(rmp_model, i, "flushed while the guest can still write");
 			continue;
 		}
-		if (i >= 0)
-			rmp_model->stale[i] = false;
+		if (rmp_model->sev)
+			sev_flush(rmp_model, pfn);
+		else if (i >= 0)
+			rmp_flush(rmp_model, i);
 		rmp_model->nr_flushed++;
 	}
 }
@@ -398,26 +477,46 @@ static bool model_is_coherent(void)
 static int model_page_flush(u64 pfn, u32 asid)
 {
 	int r = rmp_inject(rmp_model, RMP_PAGE_FLUSH);
+	int i = rmp_index(rmp_model, pfn);
 
 	if (r)
 		return r;
 
 	if (asid != RMP_ASID)
-		rmp_violation(rmp_model, rmp_index(rmp_model, pfn),
-			      "another guest's lines flushed");
+		rmp_violation(rmp_model, i, "another guest's lines flushed");
+	else if (i >= 0)
+		sev_flush_guest(rmp_model, i);
 	rmp_model->nr_page_flushed++;
 	return 0;
 }
 
 static void model_writeback(struct kvm *kvm)
 {
+	int i;
+
+	for (i = 0; rmp_model->sev && i < rmp_model->nr_regions * RMP_REGION; i++)
+		sev_flush_guest(rmp_model, i);
 	rmp_model->nr_writebacks++;
+}
+
+static u64 model_fw_address(u64 paddr)
+{
+	return paddr | RMP_C_BIT;
+}
+
+/* What the firmware does with the address of a page that it is told. */
+static int rmp_fw_index(struct rmp_model *m, u64 addr)
+{
+	if (!(addr & RMP_C_BIT))
+		rmp_violation(m, -1, "the firmware is to use an address without the C-bit");
+
+	return rmp_index(m, PHYS_PFN(addr & ~RMP_C_BIT));
 }
 
 static int rmp_launch_update(struct rmp_model *m, struct sev_data_snp_launch_update *data,
 			     int *error)
 {
-	int i = rmp_index(m, PHYS_PFN(__sme_clr(data->address)));
+	int i = rmp_fw_index(m, data->address);
 	struct rmp_entry *e;
 
 	m->transitions++;
@@ -475,7 +574,7 @@ static int model_do_cmd(int id, void *data, int *error)
 	}
 
 	rmp_model->transitions++;
-	i = rmp_index(rmp_model, PHYS_PFN(__sme_clr(reclaim->paddr)));
+	i = rmp_fw_index(rmp_model, reclaim->paddr);
 	if (i < 0 || !rmp_model->entry[i].assigned) {
 		rmp_model->refused++;
 		*error = SEV_RET_INVALID_PAGE_STATE;
@@ -497,6 +596,7 @@ const struct snp_platform_ops rmp_model_platform = {
 	.is_coherent		= model_is_coherent,
 	.page_flush		= model_page_flush,
 	.writeback		= model_writeback,
+	.fw_address		= model_fw_address,
 	.issue_cmd		= model_issue_cmd,
 	.do_cmd			= model_do_cmd,
 };
@@ -530,6 +630,8 @@ struct rmp_model *rmp_model_new(struct kunit *test, int nr_regions, bool dynamic
 	m->sum = rmp_model_zalloc(test, nr_pages * sizeof(*m->sum));
 	m->seen = rmp_model_zalloc(test, nr_pages * sizeof(*m->seen));
 	m->stale = rmp_model_zalloc(test, nr_pages * sizeof(*m->stale));
+	m->cipher = rmp_model_zalloc(test, nr_pages * sizeof(*m->cipher));
+	m->lines = rmp_model_zalloc(test, nr_pages * sizeof(*m->lines));
 	rmp_disarm(m);
 	return m;
 }
@@ -552,6 +654,20 @@ void rmp_host_write(struct rmp_model *m, int i, u8 value)
 
 	if (!m->entry[i].assigned)
 		memset(rmp_bytes(m, i), value, 64);
+}
+
+/*
+ * The host uses the bytes.  Those that a guest has left behind are noise, which at best
+ * tells of the guest; the host's own have been written since.
+ */
+void rmp_host_read(struct rmp_model *m, int i)
+{
+	if (m->entry[i].assigned)
+		rmp_violation(m, i, "host use of an assigned page");
+	else if (m->cipher[i] && m->sum[i] == rmp_sum(m, i))
+		rmp_violation(m, i, "host use of what the guest has encrypted");
+	else
+		m->cipher[i] = false;
 }
 
 void rmp_host_free(struct rmp_model *m, int i, int nr)
@@ -589,4 +705,43 @@ bool rmp_guest_access(struct rmp_model *m, int i, gfn_t gfn, int level)
 	e->validated = true;
 	rmp_scramble(m, i);
 	return true;
+}
+
+/* A guest without an RMP writes to a page that it has mapped. */
+void sev_guest_write(struct rmp_model *m, u64 pfn)
+{
+	int i = rmp_index_new(m, pfn);
+	struct sev_lines *lines;
+
+	if (i < 0)
+		return;
+
+	/* Be they zeros or what user space wrote: no one can tell when they are evicted. */
+	lines = &m->lines[i];
+	if (m->incoherent && (!lines->clean || lines->sum != rmp_sum(m, i)))
+		rmp_violation(m, i, "the host's lines will be written over the guest's");
+
+	rmp_scramble(m, i);
+	lines->sum = rmp_sum(m, i);
+	lines->guest = true;
+}
+
+bool sev_guest_is_dirty(struct rmp_model *m, u64 pfn)
+{
+	int i = rmp_index(m, pfn);
+
+	return i >= 0 && m->lines[i].guest;
+}
+
+/* The page has left the file, and gets dirty lines of whoever has it next. */
+void sev_host_free(struct rmp_model *m, u64 pfn)
+{
+	int i = rmp_index(m, pfn);
+
+	if (i < 0)
+		return;
+
+	if (m->lines[i].guest)
+		rmp_violation(m, i, "freed before the guest's lines are flushed");
+	m->lines[i] = (struct sev_lines) {};
 }

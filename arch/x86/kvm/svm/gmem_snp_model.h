@@ -18,6 +18,14 @@ struct kunit;
 #define CPUID_BAD	0xbd
 #define CPUID_GOOD	0xc0
 
+/*
+ * Where the C-bit is.  The host's own memory counts as encrypted, so what is told to the
+ * firmware without it are addresses of ciphertext.
+ */
+#define RMP_C_BIT	BIT_ULL(51)
+
+#define RMP_NR_UNKNOWN	2048
+
 /* What the hardware answers, beyond what the kernel has names for. */
 #define RMP_BAD_INPUT	1
 #define RMP_NO_PERM	2
@@ -30,6 +38,19 @@ struct rmp_entry {
 	bool huge;
 	bool immutable;
 	bool validated;
+};
+
+/*
+ * Dirty cache lines of a page of a guest without an RMP.  The host's and the guest's are
+ * different lines of the same memory: whichever is written back last, wins.
+ */
+struct sev_lines {
+	/* The host's were written back when the bytes had this sum. */
+	bool clean;
+	u32 sum;
+
+	/* The guest has some. */
+	bool guest;
 };
 
 enum rmp_call {
@@ -61,6 +82,23 @@ struct rmp_model {
 	/* The guest's cache lines have not been flushed since it lost the page. */
 	bool *stale;
 
+	/* The bytes are, or were when the guest lost the page, encrypted with its key. */
+	bool *cipher;
+
+	/* Of a SEV or SEV-ES guest, which has no RMP; unused otherwise. */
+	bool sev;
+	struct sev_lines *lines;
+
+	/*
+	 * Can the guest get at the page at @gpa, by its page tables or by what it has in
+	 * the TLB?  NULL if there is no guest.
+	 */
+	bool (*guest_has)(u64 gpa, unsigned long nr_pages);
+	gfn_t base_gfn;
+
+	/* The region of the last look-up, which is likely to be that of the next. */
+	int last;
+
 	/* For the test's own use. */
 	bool *seen;
 
@@ -83,6 +121,10 @@ struct rmp_model {
 	bool sticky;
 	bool fired;
 	enum rmp_call fired_call;
+
+	/* Pages of which a look-up failed, and that may be leaked though they are free. */
+	u64 unknown[RMP_NR_UNKNOWN];
+	int nr_unknown;
 	int code[RMP_NR_CALLS];
 
 	/* The test itself is calling, nothing fails nor counts. */
@@ -117,7 +159,11 @@ int rmp_psmash(struct rmp_model *m, u64 pfn);
 int rmp_model_make_shared(u64 pfn, enum pg_level level);
 void rmp_model_clflush(u64 pfn, unsigned long nr_pages);
 void rmp_host_write(struct rmp_model *m, int i, u8 value);
+void rmp_host_read(struct rmp_model *m, int i);
 void rmp_host_free(struct rmp_model *m, int i, int nr);
 bool rmp_guest_access(struct rmp_model *m, int i, gfn_t gfn, int level);
+void sev_guest_write(struct rmp_model *m, u64 pfn);
+bool sev_guest_is_dirty(struct rmp_model *m, u64 pfn);
+void sev_host_free(struct rmp_model *m, u64 pfn);
 
 #endif /* __KVM_X86_SVM_GMEM_SNP_MODEL_H */

@@ -17,7 +17,6 @@
 #include <linux/mman.h>
 #include <linux/moduleparam.h>
 #include <linux/prandom.h>
-#include <linux/psp.h>
 #include <linux/psp-sev.h>
 
 #include <asm/sev.h>
@@ -454,7 +453,7 @@ static int gmem_snp_init(struct kunit *test)
 	t->ops = sev_gmem_ops(t->kvm);
 	prandom_seed_state(&t->rnd, gmem_snp_kunit_seed);
 	core_reset(t);
-	t->m->gctx = __psp_pa(t->svm->sev_info.snp_context);
+	t->m->gctx = __pa(t->svm->sev_info.snp_context) | RMP_C_BIT;
 
 	test->priv = t;
 	rmp_model = t->m;
@@ -586,6 +585,95 @@ static void gmem_snp_model_catches(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, m->violations, ++n);
 	memset(t->rmp, SMALL, REGION);
 	KUNIT_EXPECT_EQ(test, shadow_differs(t), 5);
+}
+
+static bool guest_has_all(u64 gpa, unsigned long nr_pages)
+{
+	return true;
+}
+
+/* Bytes that are the guest's, at a host that takes them for its own. */
+static void gmem_snp_model_catches_bytes(struct kunit *test)
+{
+	struct sev_data_snp_page_reclaim reclaim = {};
+	struct snp_test *t = snp_test(test);
+	struct rmp_model *m = t->m;
+	unsigned long n = 0;
+	int error;
+
+	t->whole[0] = false;
+	KUNIT_ASSERT_EQ(test, core_touch(t, 0), 0);
+	rmp_host_read(m, 0);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+
+	m->guest_has = guest_has_all;
+	KUNIT_EXPECT_EQ(test, rmp_model_make_shared(rmp_pfn(m, 0), PG_LEVEL_4K), 0);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+	m->guest_has = NULL;
+
+	/* Zeros that the guest's lines will be written over. */
+	memset(rmp_bytes(m, 0), 0, 64);
+	rmp_model_clflush(rmp_pfn(m, 0), 1);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+
+	KUNIT_ASSERT_EQ(test, core_touch(t, 1), 0);
+	KUNIT_ASSERT_TRUE(test, t->ops->make_shared(rmp_pfn(m, 1), 0));
+	rmp_host_read(m, 1);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+	memset(rmp_bytes(m, 1), 0, 64);
+	rmp_host_read(m, 1);
+	KUNIT_EXPECT_EQ(test, m->violations, n);
+
+	KUNIT_ASSERT_EQ(test, core_touch(t, 2), 0);
+	reclaim.paddr = PFN_PHYS(rmp_pfn(m, 2));
+	KUNIT_EXPECT_EQ(test, snp_platform->do_cmd(SEV_CMD_SNP_PAGE_RECLAIM, &reclaim,
+						   &error), 0);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+	reclaim.paddr = snp_platform->fw_address(reclaim.paddr);
+	KUNIT_EXPECT_EQ(test, snp_platform->do_cmd(SEV_CMD_SNP_PAGE_RECLAIM, &reclaim,
+						   &error), 0);
+	KUNIT_EXPECT_EQ(test, m->violations, n);
+}
+
+/* Lines that are written back too late, or too early. */
+static void gmem_snp_model_catches_lines(struct kunit *test)
+{
+	struct rmp_model *m = snp_test(test)->m;
+	u64 pfn = rmp_pfn(m, REGION + 7);
+	unsigned long n = 0;
+
+	m->sev = true;
+	sev_guest_write(m, pfn);
+	KUNIT_EXPECT_EQ(test, m->violations, 0);
+	m->incoherent = true;
+	sev_host_free(m, pfn);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+	sev_guest_write(m, pfn);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+
+	/* Flushed, and written to again by the host. */
+	rmp_model_clflush(pfn, 1);
+	sev_guest_write(m, pfn);
+	KUNIT_EXPECT_EQ(test, m->violations, n);
+	rmp_bytes(m, REGION + 7)[1] ^= 1;
+	sev_guest_write(m, pfn);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+
+	/* The guest's are no concern of the host's flush, nor clean while it has the page. */
+	rmp_model_clflush(pfn, 1);
+	KUNIT_EXPECT_TRUE(test, sev_guest_is_dirty(m, pfn));
+	m->guest_has = guest_has_all;
+	snp_platform->writeback(NULL);
+	KUNIT_EXPECT_TRUE(test, sev_guest_is_dirty(m, pfn));
+	m->guest_has = NULL;
+
+	/* The page is in no file. */
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+	KUNIT_EXPECT_EQ(test, snp_platform->page_flush(pfn, ASID), 0);
+	KUNIT_EXPECT_EQ(test, m->violations, ++n);
+	KUNIT_EXPECT_FALSE(test, sev_guest_is_dirty(m, pfn));
+	sev_host_free(m, pfn);
+	KUNIT_EXPECT_EQ(test, m->violations, n);
 }
 
 static void expect_content(struct snp_test *t, const char *type, bool to_private,
@@ -1436,6 +1524,8 @@ static void gmem_snp_region_snp(struct kunit *test)
 static struct kunit_case gmem_snp_test_cases[] = {
 	KUNIT_CASE(gmem_snp_model),
 	KUNIT_CASE(gmem_snp_model_catches),
+	KUNIT_CASE(gmem_snp_model_catches_bytes),
+	KUNIT_CASE(gmem_snp_model_catches_lines),
 	KUNIT_CASE(gmem_snp_policy),
 	KUNIT_CASE(gmem_snp_make_private),
 	KUNIT_CASE(gmem_snp_make_private_2m),

@@ -64,6 +64,12 @@ struct snp_platform_ops {
 	int (*page_flush)(u64 pfn, u32 asid);
 	void (*writeback)(struct kvm *kvm);
 
+	/*
+	 * The address of memory as the firmware wants to be told it: with the C-bit if
+	 * the host has its own memory encrypted, or the firmware reads ciphertext.
+	 */
+	u64 (*fw_address)(u64 paddr);
+
 	/* A firmware command, with user space's /dev/sev or with KVM's authority. */
 	int (*issue_cmd)(int fd, int id, void *data, int *error);
 	int (*do_cmd)(int id, void *data, int *error);
