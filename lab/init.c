@@ -325,11 +325,31 @@ static int run_program(char **argv, long long deadline)
 	return WIFSIGNALED(status) ? 256 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* Set a module's parameter, given as MODULE.NAME=VALUE, and tell in @old what it was. */
+static int set_parameter(const char *arg, char *old, size_t size)
+{
+	char module[64], name[64], value[64], path[256];
+	FILE *f;
+
+	if (sscanf(arg, "%63[^.].%63[^=]=%63s", module, name, value) != 3)
+		return -EINVAL;
+
+	snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, name);
+	f = fopen(path, "r");
+	if (!f)
+		return -errno;
+	snprintf(old, size, "%s.%s=", module, name);
+	if (!fgets(old + strlen(old), size - strlen(old), f))
+		old[0] = '\0';
+	fclose(f);
+	return write_file(path, value);
+}
+
 /*
  * Run a KUnit suite and pass its results on.  Its cases are indented by four
  * (its own line, which sums them up, is not): undo that, so that they count.
  */
-static int run_kunit(const char *suite)
+static int run_suite(const char *suite)
 {
 	char path[256], buf[1024];
 	int cases = 0;
@@ -356,6 +376,32 @@ static int run_kunit(const char *suite)
 	if (!cases)
 		say("out no case of this suite ran");
 	return cases ? 0 : 1;
+}
+
+/*
+ * "kunit:SUITE", or "kunit:SUITE.VARIANT" for the same suite again.  Arguments are
+ * parameters of modules (MODULE.NAME=VALUE), which have these values while it runs.
+ */
+static int run_kunit(char **argv)
+{
+	char suite[64], old[MAX_ARGS][256], last[256];
+	int n, status = 1;
+
+	snprintf(suite, sizeof(suite), "%s", argv[0] + 6);
+	suite[strcspn(suite, ".")] = '\0';
+
+	for (n = 0; argv[n + 1]; n++) {
+		if (set_parameter(argv[n + 1], old[n], sizeof(old[n])))
+			break;
+	}
+	if (argv[n + 1])
+		say("out no such parameter in this kernel: %s", argv[n + 1]);
+	else
+		status = run_suite(suite);
+
+	while (n--)
+		set_parameter(old[n], last, sizeof(last));
+	return status;
 }
 
 /*
@@ -408,7 +454,7 @@ static void run_test(char **argv, int seconds)
 	drain_kmsg();
 	mark("run", argv[0]);
 	if (!strncmp(argv[0], "kunit:", 6))
-		status = run_kunit(argv[0] + 6);
+		status = run_kunit(argv);
 	else if (!strcmp(argv[0], "modules"))
 		status = run_modules();
 	else
