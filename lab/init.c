@@ -62,7 +62,7 @@ static int kmsg = -1;
 
 /*
  * What a healthy kernel never says, but for the stack it dumps when memory runs
- * out, which fault injection makes it do.
+ * out, which fault injection and control groups make it do.
  */
 static const char * const bad_words[] = {
 	"WARNING:", "BUG:", "Oops", "kernel BUG", "Call Trace:", "Call trace:",
@@ -198,7 +198,8 @@ static bool is_bad(const char *text)
 
 	if (in_race(text, &ours))
 		return ours;
-	if (strstr(text, "vmalloc error:") || strstr(text, "page allocation failure:"))
+	if (strstr(text, "vmalloc error:") || strstr(text, "page allocation failure:") ||
+	    strstr(text, "invoked oom-killer:"))
 		out_of_memory = true;
 	if (strstr(text, "</TASK>"))
 		out_of_memory = false;

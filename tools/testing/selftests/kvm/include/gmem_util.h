@@ -291,6 +291,16 @@ struct gmem_guest_cmd {
 /* What a vCPU runs; @id is its number. */
 void gmem_guest_server(u64 id);
 
+/* An MMIO access of a guest whose slot is away; reads are zero. */
+bool gmem_tolerate_mmio(struct kvm_vcpu *vcpu);
+
+#ifdef __x86_64__
+struct svm_test_data;
+
+/* What L1 runs: its L2 does what it is told, as vCPU 0, and never returns. */
+void gmem_l1_code(struct svm_test_data *svm);
+#endif
+
 /* Set a command up; the next run of @vcpu carries it out. */
 struct gmem_guest_cmd *gmem_guest_prepare(struct kvm_vcpu *vcpu, u64 op, u64 gva, u64 nr,
 					  u64 val, u64 step);
@@ -429,5 +439,40 @@ int gmem_write_file(const char *path, const char *text);
  * use, hence not 0, only if nothing else runs, as GMEM_ALONE in the environment says.
  */
 u64 gmem_nr_file_pages(void);
+
+/* Large pages of files, anywhere on the machine; nothing but guest_memfd has any. */
+u64 gmem_large_pages(void);
+
+/*
+ * Does the thread, of any process, sleep such that no signal but SIGKILL wakes it?  Those
+ * who wait for a conversion do.
+ */
+bool gmem_task_waits(pid_t tid);
+
+/* ---- Memory errors ---- */
+
+#define GMEM_HWPOISON_DIR	"/sys/kernel/debug/hwpoison/"
+
+/* The frame mapped at @addr, zero if there is none. */
+u64 gmem_page_frame(void *addr);
+
+u64 gmem_known_frame(void *addr);
+
+int gmem_write_number(const char *path, u64 number);
+
+/* Frames of the whole system. */
+u64 gmem_nr_poisoned(void);
+
+/*
+ * Whichever they are: an error that comes when another thread has just replaced
+ * the page hits a frame that the test has never heard of.
+ */
+void gmem_give_frames_back(void);
+
+/*
+ * The result does not tell: a page that stays in its file counts as failed
+ * recovery.  SIGBUS may come at once, if the page was poisoned before.
+ */
+void gmem_poison_mapped(void *addr);
 
 #endif /* SELFTEST_KVM_GMEM_UTIL_H */

@@ -2,6 +2,8 @@
 /*
  * Helpers for tests of guest_memfd files with in-place conversion; see gmem_util.h.
  */
+#include <linux/kernel-page-flags.h>
+
 #include "gmem_util.h"
 
 #include <ctype.h>
@@ -291,6 +293,14 @@ void gmem_guest_server(u64 id)
 	}
 }
 
+bool gmem_tolerate_mmio(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->run->exit_reason != KVM_EXIT_MMIO)
+		return false;
+	memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
+	return true;
+}
+
 struct gmem_guest_cmd *gmem_guest_prepare(struct kvm_vcpu *vcpu, u64 op, u64 gva, u64 nr,
 					  u64 val, u64 step)
 {
@@ -500,4 +510,88 @@ u64 gmem_nr_file_pages(void)
 
 	TEST_ASSERT_EQ(gmem_write_file("/proc/sys/vm/stat_refresh", "1"), 0);
 	return __gmem_proc_value("/proc/vmstat", "nr_file_pages");
+}
+
+u64 gmem_large_pages(void)
+{
+	return gmem_meminfo_kib("FileHugePages") * SZ_1K / SZ_2M;
+}
+
+bool gmem_task_waits(pid_t tid)
+{
+	char path[64], stat[256] = "", *state;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return false;
+	if (read(fd, stat, sizeof(stat) - 1) <= 0)
+		stat[0] = '\0';
+	close(fd);
+
+	state = strrchr(stat, ')');
+	return state && !strncmp(state, ") D", 3);
+}
+
+/* ---- Memory errors ---- */
+
+u64 gmem_page_frame(void *addr)
+{
+	static int fd = -1;
+	u64 entry = 0;
+
+	if (fd < 0)
+		fd = open("/proc/self/pagemap", O_RDONLY);
+	if (pread(fd, &entry, 8, (u64)addr / PAGE_SIZE * 8) != 8 || !(entry >> 63))
+		return 0;
+	return entry & ((1ull << 55) - 1);
+}
+
+u64 gmem_known_frame(void *addr)
+{
+	u64 frame = gmem_page_frame(addr);
+
+	TEST_ASSERT(frame, "No frame in /proc/self/pagemap");
+	return frame;
+}
+
+int gmem_write_number(const char *path, u64 number)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "0x%lx", number);
+	return gmem_write_file(path, text);
+}
+
+u64 gmem_nr_poisoned(void)
+{
+	return gmem_meminfo_kib("HardwareCorrupted") * 1024 / PAGE_SIZE;
+}
+
+void gmem_give_frames_back(void)
+{
+	u64 flags[512], frame = 0, i, all = gmem_nr_poisoned();
+	u32 back = 0, failed = 0;
+	ssize_t len;
+	int fd;
+
+	fd = open("/proc/kpageflags", O_RDONLY);
+	while (back < all && (len = read(fd, flags, sizeof(flags))) > 0) {
+		for (i = 0; i < len / sizeof(u64); i++, frame++) {
+			if (!(flags[i] & BIT(KPF_HWPOISON)))
+				continue;
+			if (gmem_write_number(GMEM_HWPOISON_DIR "unpoison-pfn", frame))
+				failed++;
+			else
+				back++;
+		}
+	}
+	close(fd);
+	ksft_print_msg("%u frames given back, %u not\n", back, failed);
+}
+
+void gmem_poison_mapped(void *addr)
+{
+	gmem_try(madvise(addr, PAGE_SIZE, MADV_HWPOISON));
 }

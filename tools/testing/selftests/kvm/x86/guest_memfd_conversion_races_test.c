@@ -144,15 +144,6 @@ FIXTURE_TEARDOWN(race)
 
 /* ---- Threads ---- */
 
-/* An MMIO access of a guest whose slot is away; reads are zero. */
-static bool tolerate_mmio(struct kvm_vcpu *vcpu)
-{
-	if (vcpu->run->exit_reason != KVM_EXIT_MMIO)
-		return false;
-	memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
-	return true;
-}
-
 static void *vcpu_thread(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
@@ -168,7 +159,7 @@ static void *slotless_vcpu_thread(void *arg)
 
 	do {
 		vcpu_run(vcpu);
-	} while (tolerate_mmio(vcpu));
+	} while (gmem_tolerate_mmio(vcpu));
 	TEST_ASSERT_EQ(gmem_get_ucall(vcpu), UCALL_DONE);
 	return NULL;
 }
@@ -746,21 +737,9 @@ static void *wait_for_page(void *arg)
  */
 static u64 awaited_turn(struct wait *w)
 {
-	char path[64], stat[256] = "", *state;
 	u64 turn = READ_ONCE(w->turn);
-	int fd;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", w->bystander);
-	fd = open(path, O_RDONLY);
-	/* It has been told to stop. */
-	if (fd < 0)
-		return 0;
-	if (read(fd, stat, sizeof(stat) - 1) <= 0)
-		stat[0] = '\0';
-	close(fd);
-
-	state = strrchr(stat, ')');
-	return state && !strncmp(state, ") D", 3) && turn & 1 ? turn : 0;
+	return turn & 1 && gmem_task_waits(READ_ONCE(w->bystander)) ? turn : 0;
 }
 
 /* Take mmap_lock for write, which has to wait for whoever holds it in a fault. */

@@ -41,11 +41,6 @@ FIXTURE(huge) {
 
 /* ---- Counting ---- */
 
-static u64 allocated_2m(void)
-{
-	return gmem_meminfo_kib("FileHugePages") * SZ_1K / SZ_2M;
-}
-
 /* As the guest has them mapped; slot 0 may have some, but they stay. */
 static u64 mapped_2m(struct kvm_vm *vm)
 {
@@ -59,7 +54,7 @@ static u64 present(struct kvm_vm *vm)
 
 #define assert_allocated(want)							\
 do {										\
-	u64 __nr = allocated_2m() - self->nr_file, __want = (want);		\
+	u64 __nr = gmem_large_pages() - self->nr_file, __want = (want);		\
 										\
 	TEST_ASSERT(__nr == __want, "%ld large pages allocated, want %lu",	\
 		    __nr, __want);						\
@@ -86,7 +81,7 @@ FIXTURE_SETUP(huge)
 	virt_map(self->vm, GMEM_GPA, GMEM_GPA, NR_FILE + 2 * HUGE);
 	gmem_guest_do(self->vcpus[0], GMEM_GUEST_NOP, 0, 0, 0, 0);
 	self->nr_2m = mapped_2m(self->vm);
-	self->nr_file = allocated_2m();
+	self->nr_file = gmem_large_pages();
 	self->nr_cached = gmem_nr_file_pages();
 }
 
@@ -425,7 +420,7 @@ FIXTURE_SETUP(default_vm)
 		SKIP(return, "No large pages in guest_memfd");
 
 	gmem_test_init();
-	self->nr_file = allocated_2m();
+	self->nr_file = gmem_large_pages();
 }
 
 FIXTURE_TEARDOWN(default_vm)

@@ -9,11 +9,8 @@
  *
  * GMEM_SCALE does not count here: the frames are a thousand, on any kernel.
  */
-#include <linux/kernel-page-flags.h>
-
 #include "gmem_fixture.h"
 
-#define HWPOISON_DIR		"/sys/kernel/debug/hwpoison/"
 #define SOFT_OFFLINE		"/sys/devices/system/memory/soft_offline_page"
 
 /* Frames to poison in each of the two races. */
@@ -22,84 +19,12 @@
 /* The user leaves a bad page alone for so many rounds; each visit is logged. */
 #define USER_PAUSE		64
 
-/* ---- Frames ---- */
-
-/* Zero if nothing is mapped there. */
-static u64 page_frame(void *addr)
-{
-	static int fd = -1;
-	u64 entry = 0;
-
-	if (fd < 0)
-		fd = open("/proc/self/pagemap", O_RDONLY);
-	if (pread(fd, &entry, 8, (u64)addr / PAGE_SIZE * 8) != 8 || !(entry >> 63))
-		return 0;
-	return entry & ((1ull << 55) - 1);
-}
-
-static u64 known_frame(void *addr)
-{
-	u64 frame = page_frame(addr);
-
-	TEST_ASSERT(frame, "No frame in /proc/self/pagemap");
-	return frame;
-}
-
-static int write_number(const char *path, u64 number)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "0x%lx", number);
-	return gmem_write_file(path, text);
-}
-
-/* Frames of the whole system. */
-static u64 nr_poisoned(void)
-{
-	return gmem_meminfo_kib("HardwareCorrupted") * 1024 / PAGE_SIZE;
-}
-
-/*
- * Whichever they are: an error that comes when another thread has just replaced
- * the page hits a frame that this test has never heard of.
- */
-static void give_frames_back(void)
-{
-	u64 flags[PAGE_SIZE / sizeof(u64)], frame = 0, i, all = nr_poisoned();
-	u32 back = 0, failed = 0;
-	ssize_t len;
-	int fd;
-
-	fd = open("/proc/kpageflags", O_RDONLY);
-	while (back < all && (len = read(fd, flags, sizeof(flags))) > 0) {
-		for (i = 0; i < len / sizeof(u64); i++, frame++) {
-			if (!(flags[i] & BIT(KPF_HWPOISON)))
-				continue;
-			if (write_number(HWPOISON_DIR "unpoison-pfn", frame))
-				failed++;
-			else
-				back++;
-		}
-	}
-	close(fd);
-	ksft_print_msg("%u frames given back, %u not\n", back, failed);
-}
-
-/*
- * The result does not tell: a page that stays in its file counts as failed
- * recovery.  SIGBUS may come at once, if the page was poisoned before.
- */
-static void poison_mapped(void *addr)
-{
-	gmem_try(madvise(addr, PAGE_SIZE, MADV_HWPOISON));
-}
-
 #define MAPPED_TEST(name)							\
 	GMEM_TEST_IF(name, !madvise(NULL, 0, MADV_HWPOISON), "No MADV_HWPOISON")
 
 #define FRAME_TEST(name)							\
-	GMEM_TEST_IF(name, !access(HWPOISON_DIR "corrupt-pfn", W_OK),		\
-		     "No " HWPOISON_DIR "corrupt-pfn")
+	GMEM_TEST_IF(name, !access(GMEM_HWPOISON_DIR "corrupt-pfn", W_OK),		\
+		     "No " GMEM_HWPOISON_DIR "corrupt-pfn")
 
 #define OFFLINE_TEST(name)							\
 	GMEM_TEST_IF(name, !access(SOFT_OFFLINE, W_OK), "No " SOFT_OFFLINE)
@@ -155,7 +80,7 @@ MAPPED_TEST(shared_page_punched)
 	new_filled_file(&g, vcpu->vm);
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
 
-	poison_mapped(g.mem + page * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + page * PAGE_SIZE);
 	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 	gmem_host_check(&g, 0, page, VAL);
@@ -167,7 +92,7 @@ MAPPED_TEST(shared_page_punched)
 	gmem_host_check_zero(&g, page, 1);
 	expect_fresh(vcpu, &g, page);
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /*
@@ -183,7 +108,7 @@ MAPPED_TEST(shared_page_converted)
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
 		new_filled_file(&g, vcpu->vm);
-		poison_mapped(g.mem + page * PAGE_SIZE);
+		gmem_poison_mapped(g.mem + page * PAGE_SIZE);
 
 		gmem_to_private(&g, 0, NR, flags[i]);
 		expect_private(&g, page);
@@ -197,7 +122,7 @@ MAPPED_TEST(shared_page_converted)
 		expect_fresh(vcpu, &g, page);
 		gmem_destroy(&g);
 	}
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* ZERO does not touch the frame, and does not heal the page. */
@@ -207,7 +132,7 @@ MAPPED_TEST(shared_page_zeroed)
 	struct gmem g;
 
 	new_filled_file(&g, vcpu->vm);
-	poison_mapped(g.mem + page * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + page * PAGE_SIZE);
 
 	gmem_to_private(&g, 0, NR, GMEM_ZERO);
 	gmem_guest_fill(vcpu, &g, 0, page, VAL);
@@ -220,7 +145,7 @@ MAPPED_TEST(shared_page_zeroed)
 	gmem_host_check_zero(&g, page, 1);
 	expect_fresh(vcpu, &g, page);
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* The file has @nr pages, in the end NR of which are looked at. */
@@ -232,11 +157,11 @@ static void test_private_page(struct kvm_vcpu *vcpu, u64 remove_flags, u64 nr, u
 
 	gmem_new(&g, vcpu->vm, nr, GMEM_SHARED_FILE | flags);
 	gmem_host_fill(&g, 0, nr, VAL);
-	frame = known_frame(g.mem + page * PAGE_SIZE);
+	frame = gmem_known_frame(g.mem + page * PAGE_SIZE);
 
 	gmem_to_private(&g, 0, nr, 0);
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
-	write_number(HWPOISON_DIR "corrupt-pfn", frame);
+	gmem_write_number(GMEM_HWPOISON_DIR "corrupt-pfn", frame);
 	expect_private(&g, page);
 	expect_guest_poison(vcpu, &g, page);
 
@@ -261,7 +186,7 @@ FRAME_TEST(private_page)
 {
 	test_private_page(vcpu, 0, NR, 0);
 	test_private_page(vcpu, GMEM_DISCARD, NR, 0);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* ---- One page of a large one ---- */
@@ -273,28 +198,23 @@ FRAME_TEST(large_private_page)
 {
 	test_private_page(vcpu, 0, NR_LARGE, GUEST_MEMFD_FLAG_HUGE);
 	test_private_page(vcpu, GMEM_DISCARD, NR_LARGE, GUEST_MEMFD_FLAG_HUGE);
-	give_frames_back();
-}
-
-static u64 large_pages(void)
-{
-	return gmem_meminfo_kib("FileHugePages") * SZ_1K / SZ_2M;
+	gmem_give_frames_back();
 }
 
 MAPPED_TEST(large_shared_page)
 {
-	const u64 page = 5, before = large_pages();
+	const u64 page = 5, before = gmem_large_pages();
 	struct gmem g;
 
 	gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
-	TEST_ASSERT_EQ(large_pages(), before + 1);
+	TEST_ASSERT_EQ(gmem_large_pages(), before + 1);
 
 	/* "Kept, and out of reach" is no failure. */
 	TEST_ASSERT(!madvise(g.mem + page * PAGE_SIZE, PAGE_SIZE, MADV_HWPOISON),
 		    "MADV_HWPOISON: %s", strerror(errno));
-	TEST_ASSERT_EQ(large_pages(), before);
+	TEST_ASSERT_EQ(gmem_large_pages(), before);
 	TEST_ASSERT_EQ(user_code(&g, page), BUS_MCEERR_AR);
 	gmem_host_check(&g, 0, page, VAL);
 	gmem_host_check(&g, page + 1, NR_LARGE - page - 1, VAL + page + 1);
@@ -303,11 +223,11 @@ MAPPED_TEST(large_shared_page)
 	/* The page is gone for good, but not for the file. */
 	gmem_punch(&g, 0, NR_LARGE);
 	gmem_host_check_zero(&g, 0, NR_LARGE);
-	TEST_ASSERT_EQ(large_pages(), before + 1);
+	TEST_ASSERT_EQ(gmem_large_pages(), before + 1);
 	gmem_guest_finish(vcpu);
 	gmem_guest_check_zero(vcpu, &g, 0, NR);
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* The error cannot be split off, as the page is held; no one gets to it anew. */
@@ -320,7 +240,7 @@ MAPPED_TEST(large_held_page)
 	__gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE, true);
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
 	hold_by_pipe(pipes, g.mem);
-	poison_mapped(g.mem + page * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + page * PAGE_SIZE);
 	gmem_guest_check_fill(vcpu, &g, 0, page, VAL);
 	gmem_guest_check_fill(vcpu, &g, page + 1, NR - page - 1, VAL + page + 1);
 	TEST_ASSERT_EQ(gmem_pre_fault(vcpu, g.gpa + page * PAGE_SIZE, 1), EHWPOISON);
@@ -335,7 +255,7 @@ MAPPED_TEST(large_held_page)
 	gmem_punch(&g, page, 1);
 	expect_fresh(vcpu, &g, page);
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /*
@@ -351,7 +271,7 @@ static void test_held_beside(struct kvm_vcpu *vcpu, u64 bad, u64 held)
 	gmem_new(&g, vcpu->vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
 	hold_by_pipe(pipes, g.mem + held * PAGE_SIZE);
-	poison_mapped(g.mem + bad * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + bad * PAGE_SIZE);
 
 	expect_held(&g, 0, NR_LARGE, 0, 0);
 	expect_held(&g, 0, NR_LARGE, GMEM_PRESERVE, 0);
@@ -374,7 +294,7 @@ MAPPED_TEST(held_beside_bad_page)
 	test_held_beside(vcpu, 0, 7);
 	test_held_beside(vcpu, 0, 1);
 	test_held_beside(vcpu, NR_LARGE - 1, 0);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* A mapping of a large folio with a bad page is of single pages: the bad one is not. */
@@ -388,7 +308,7 @@ MAPPED_TEST(large_held_mapping)
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
 	hold_by_pipe(pipes, g.mem + 7 * PAGE_SIZE);
-	poison_mapped(g.mem + bad * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + bad * PAGE_SIZE);
 
 	/* Whoever had the page mapped has lost it, and a neighbour doesn't bring it back. */
 	TEST_ASSERT_EQ(user_code(&g, bad), BUS_MCEERR_AR);
@@ -402,7 +322,7 @@ MAPPED_TEST(large_held_mapping)
 
 	release_pipe(pipes);
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 static u64 frame_flags(u64 frame)
@@ -431,10 +351,10 @@ static void test_large_leaves(struct kvm_vm *vm, enum leave how)
 
 	gmem_new(&g, vm, NR_LARGE, GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE);
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
-	bad_frame = known_frame(g.mem + bad * PAGE_SIZE);
-	good_frame = known_frame(g.mem + (bad + 1) * PAGE_SIZE);
+	bad_frame = gmem_known_frame(g.mem + bad * PAGE_SIZE);
+	good_frame = gmem_known_frame(g.mem + (bad + 1) * PAGE_SIZE);
 	hold_by_pipe(pipes, g.mem + held * PAGE_SIZE);
-	poison_mapped(g.mem + bad * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + bad * PAGE_SIZE);
 
 	/* The orphan goes to the allocator with the holder's reference, by his hand. */
 	if (how != LEAVE_ORPHAN)
@@ -473,7 +393,7 @@ MAPPED_TEST(large_leaves_after_failure)
 
 	/* 32 folios of 2 MiB; only their bad frames are gone. */
 	gmem_wait_until(gmem_meminfo_kib("MemFree") + SZ_32M / SZ_1K > before);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* A slot, or a whole VM, goes away with a poisoned page in it. */
@@ -482,14 +402,14 @@ MAPPED_TEST(teardown_with_poison)
 	struct gmem g;
 
 	new_filled_file(&g, vcpu->vm);
-	poison_mapped(g.mem + 3 * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + 3 * PAGE_SIZE);
 	gmem_to_private(&g, 0, NR / 2, 0);
 	gmem_unbind(&g);
 	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
 	expect_guest_poison(vcpu, &g, 3);
-	poison_mapped(g.mem + (NR - 1) * PAGE_SIZE);
+	gmem_poison_mapped(g.mem + (NR - 1) * PAGE_SIZE);
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /* ---- A frame of which the system wants to be rid ---- */
@@ -506,7 +426,7 @@ static u64 new_guest_only_file(struct gmem *g, struct kvm_vcpu *vcpu, u64 page,
 
 	__gmem_new(g, vcpu->vm, NR, GMEM_SHARED_FILE, no_user_addr);
 	gmem_host_check_zero(g, 0, NR);
-	frame = known_frame(g->mem + page * PAGE_SIZE);
+	frame = gmem_known_frame(g->mem + page * PAGE_SIZE);
 	if (private)
 		gmem_to_private(g, 0, NR, GMEM_PRESERVE);
 	kvm_munmap(g->mem, g->size);
@@ -528,7 +448,7 @@ static void test_soft_offline(struct kvm_vcpu *vcpu, bool private, bool no_user_
 	int r;
 
 	frame = new_guest_only_file(&g, vcpu, page, private, no_user_addr);
-	r = write_number(SOFT_OFFLINE, frame * PAGE_SIZE);
+	r = gmem_write_number(SOFT_OFFLINE, frame * PAGE_SIZE);
 	TEST_ASSERT(!r || r == EBUSY, "Soft offline: %s", strerror(r));
 	gmem_guest_check_fill(vcpu, &g, 0, NR, VAL);
 
@@ -540,12 +460,12 @@ static void test_soft_offline(struct kvm_vcpu *vcpu, bool private, bool no_user_
 
 	gmem_to_shared(&g, 0, NR, GMEM_PRESERVE);
 	gmem_host_check(&g, 0, NR, VAL);
-	frame_after = known_frame(g.mem + page * PAGE_SIZE);
+	frame_after = gmem_known_frame(g.mem + page * PAGE_SIZE);
 	TEST_ASSERT((frame_after == frame) == !!r,
 		    "Frame 0x%lx, now 0x%lx; soft offline: %s", frame, frame_after,
 		    strerror(r));
 	gmem_destroy(&g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 OFFLINE_TEST(soft_offline_private)
@@ -671,9 +591,9 @@ static void race_finish(struct race *r)
 /* The count may be a few more; on a slow kernel it costs more than the errors. */
 static void inject(struct gmem *g, void (*poison)(void *addr))
 {
-	u64 page, end = nr_poisoned() + RACE_FRAMES;
+	u64 page, end = gmem_nr_poisoned() + RACE_FRAMES;
 
-	while (nr_poisoned() < end) {
+	while (gmem_nr_poisoned() < end) {
 		for (page = 0; page < NR; page++) {
 			poison(g->mem + page * PAGE_SIZE);
 			sched_yield();
@@ -711,7 +631,7 @@ static void run_race(struct race *r, void (*poison)(void *addr))
 	gmem_to_shared(&r->g, 0, NR, GMEM_DISCARD);
 	gmem_host_check_zero(&r->g, 0, NR);
 	gmem_destroy(&r->g);
-	give_frames_back();
+	gmem_give_frames_back();
 }
 
 /*
@@ -727,7 +647,7 @@ MAPPED_TEST(race_shared)
 	};
 
 	gmem_new(&r.g, vcpu->vm, NR, GMEM_SHARED_FILE);
-	run_race(&r, poison_mapped);
+	run_race(&r, gmem_poison_mapped);
 }
 
 /*
@@ -742,9 +662,9 @@ static void poison_frame(void *addr)
 	if (madvise(addr, PAGE_SIZE, MADV_POPULATE_READ))
 		return;
 
-	frame = page_frame(addr);
+	frame = gmem_page_frame(addr);
 	if (frame)
-		write_number(HWPOISON_DIR "corrupt-pfn", frame);
+		gmem_write_number(GMEM_HWPOISON_DIR "corrupt-pfn", frame);
 }
 
 /* The same for pages that are private by the time the error comes, or not. */

@@ -6,7 +6,6 @@
  */
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
-#include "svm_util.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/syscall.h>
@@ -59,26 +58,13 @@ FIXTURE_VARIANT_ADD(shadow, nested_private) {
 	.nested = true,
 };
 
-/* L2 does what it is told, as vCPU 0, and never returns to L1. */
-static void l2_code(void)
-{
-	gmem_guest_server(0);
-}
-
-static void l1_code(struct svm_test_data *svm)
-{
-	generic_svm_setup(svm, l2_code);
-	run_guest(svm->vmcb, svm->vmcb_gpa);
-	GUEST_FAIL("L2 has left, exit code 0x%lx", (u64)svm->vmcb->control.exit_code);
-}
-
 FIXTURE_SETUP(shadow)
 {
 	const struct vm_shape shape = {
 		.mode = VM_MODE_DEFAULT,
 		.type = variant->type,
 	};
-	void *code = variant->nested ? (void *)l1_code : (void *)gmem_guest_server;
+	void *code = variant->nested ? (void *)gmem_l1_code : (void *)gmem_guest_server;
 
 	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(variant->type)))
 		SKIP(return, "No VM type with private memory");

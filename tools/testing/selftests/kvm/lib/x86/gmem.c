@@ -3,6 +3,7 @@
  * The VM type of x86 that tests convert memory of in place; see gmem_util.h.
  */
 #include "gmem_util.h"
+#include "svm_util.h"
 
 bool gmem_conversion_supported(void)
 {
@@ -18,4 +19,16 @@ struct kvm_vm *gmem_vm_create(u32 nr_vcpus, void *guest_code, struct kvm_vcpu **
 	};
 
 	return __vm_create_with_vcpus(shape, nr_vcpus, 0, guest_code, vcpus);
+}
+
+static void gmem_l2_server(void)
+{
+	gmem_guest_server(0);
+}
+
+void gmem_l1_code(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, gmem_l2_server);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_FAIL("L2 has left, exit code 0x%lx", (u64)svm->vmcb->control.exit_code);
 }
