@@ -7,7 +7,7 @@ out=build/htmldocs
 log=build/logs/host/htmldocs-sphinx.log
 mkdir -p $out build/logs/host
 rm -rf $out/Documentation
-unset MAKEFLAGS MAKELEVEL
+unset MAKEFLAGS MAKELEVEL ARCH
 make -C build/linux O="$PWD/$out" SPHINXDIRS=virt/kvm htmldocs >$log 2>&1 </dev/null || {
 	tail -n 5 $log | sed 's/^/# /'
 	echo "not ok 1 htmldocs, log $log"

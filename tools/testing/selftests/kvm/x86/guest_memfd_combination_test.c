@@ -18,6 +18,7 @@
 
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
+#include "svm_util.h"
 
 /* Page i holds VAL + i; SECRET is what the guest writes to private memory. */
 #define VAL		0x1122334455660000ul

@@ -9,6 +9,8 @@
  *
  * GMEM_SCALE does not count here: the frames are a thousand, on any kernel.
  */
+#include <linux/kernel-page-flags.h>
+
 #include "gmem_fixture.h"
 
 #define SOFT_OFFLINE		"/sys/devices/system/memory/soft_offline_page"

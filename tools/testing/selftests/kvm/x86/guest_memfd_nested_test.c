@@ -6,6 +6,7 @@
  */
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
+#include "svm_util.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/syscall.h>
