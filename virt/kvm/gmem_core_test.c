@@ -69,6 +69,9 @@ static struct gmem_double {
 	void __user *umem;
 	bool is_bound;
 
+	/* How a user faults. */
+	enum fault_flag fault_flags;
+
 	struct kvm_gmem_content content[2];
 
 	/* Fail call number @fail_at (from 1) of @fail_hook with @fail_error. */
@@ -79,13 +82,15 @@ static struct gmem_double {
 	struct double_event events[MAX_EVENTS];
 	int nr_events;
 
-	/* The indices that faults were last kept from. */
+	/* The indices that faults were last kept from, and the sides that were zapped. */
 	pgoff_t kept_start;
 	pgoff_t kept_end;
+	enum kvm_gfn_range_filter zapped;
 
 	/* Called in hooks that have pages for themselves, after the pages are back. */
 	void (*in_hook)(void);
 	int nr_in_hook;
+	struct task_struct *converter;
 	struct task_struct *waiter;
 	struct completion waiter_done;
 	int waiter_r;
@@ -136,6 +141,16 @@ static void double_assert_exclusive(pgoff_t start, pgoff_t end)
 
 	KUNIT_EXPECT_LE(dbl->test, GMEM_I(dbl->f->inode)->claim_start, start);
 	KUNIT_EXPECT_GE(dbl->test, GMEM_I(dbl->f->inode)->claim_end, end);
+}
+
+/* Is invalidate_lock held, perhaps by this thread?  It would wait for itself. */
+static bool double_is_locked(void)
+{
+	if (!filemap_invalidate_trylock_shared(dbl->f->inode->i_mapping))
+		return true;
+
+	filemap_invalidate_unlock_shared(dbl->f->inode->i_mapping);
+	return false;
 }
 
 static void double_call_in_hook(void)
@@ -227,6 +242,7 @@ static int double_reclaim_range(struct kvm *kvm, struct kvm_memory_slot *slot,
 {
 	double_assert_exclusive(kvm_gmem_index(slot, range->start),
 				kvm_gmem_index(slot, range->end));
+	double_call_in_hook();
 
 	return double_record(RECLAIM, kvm_gmem_index(slot, range->start),
 			     kvm_gmem_index(slot, range->end));
@@ -250,12 +266,17 @@ static void double_invalidate(struct kvm *kvm, struct kvm_gfn_range *range)
 
 	dbl->kept_start = kvm_gmem_index(range->slot, kvm->mmu_invalidate_range_start);
 	dbl->kept_end = kvm_gmem_index(range->slot, kvm->mmu_invalidate_range_end);
+	dbl->zapped = range->attr_filter;
 	double_record(INVALIDATE, kvm_gmem_index(range->slot, range->start),
 		      kvm_gmem_index(range->slot, range->end));
 }
 
 static void double_free_folio(struct folio *folio)
 {
+	/* A claim won't do: what leaves is counted, and nothing else may come meanwhile. */
+	if (dbl && dbl->in_hook)
+		KUNIT_EXPECT_TRUE(dbl->test, double_is_locked());
+
 	/* Pages that outlive the test's own life are none of its business. */
 	if (dbl && double_record(FREE_FOLIO, folio->index, folio_next_index(folio)))
 		kvm_gmem_leak_folio(folio);
@@ -391,20 +412,27 @@ static void expect_state(struct kunit *test, pgoff_t start, pgoff_t end, bool is
 						    start, end, is_private));
 }
 
-static int set_slot_at(gfn_t gfn, u64 npages)
+static int set_region(u32 slot, gfn_t gfn, pgoff_t pgoff, u64 npages)
 {
 	struct kvm_userspace_memory_region2 region = {
+		.slot = slot,
 		.flags = KVM_MEM_GUEST_MEMFD,
 		.guest_phys_addr = gfn << PAGE_SHIFT,
 		.memory_size = npages << PAGE_SHIFT,
 		.guest_memfd = dbl->fd,
+		.guest_memfd_offset = pgoff << PAGE_SHIFT,
 	};
 	struct file *file __free(fput) = fget(dbl->vm_fd);
 
-	dbl->is_bound = npages;
 	KUNIT_ASSERT_EQ(dbl->test, copy_to_user(dbl->umem, &region, sizeof(region)), 0);
 	return file->f_op->unlocked_ioctl(file, KVM_SET_USER_MEMORY_REGION2,
 					  (unsigned long)dbl->umem);
+}
+
+static int set_slot_at(gfn_t gfn, u64 npages)
+{
+	dbl->is_bound = npages;
+	return set_region(0, gfn, 0, npages);
 }
 
 static int set_slot(u64 npages)
@@ -550,6 +578,31 @@ static void gmem_core_content(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, byte_at(0), 0x20);
 }
 
+/* The guest loses the side that pages leave, and both if all of the range obeys. */
+static void gmem_core_zap(struct kunit *test)
+{
+	const enum kvm_gfn_range_filter both = KVM_FILTER_PRIVATE | KVM_FILTER_SHARED;
+	bool to_private;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		to_private = !i;
+		KUNIT_EXPECT_EQ(test, convert(2, 6, to_private, 0), 0);
+		KUNIT_EXPECT_EQ(test, dbl->zapped,
+				to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE);
+		KUNIT_EXPECT_EQ(test, convert(1, 6, to_private, PRESERVE), 0);
+		KUNIT_EXPECT_EQ(test, dbl->zapped,
+				to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE);
+
+		dbl->zapped = 0;
+		KUNIT_EXPECT_EQ(test, convert(2, 6, to_private, ZERO), 0);
+		KUNIT_EXPECT_EQ(test, dbl->zapped, both);
+		dbl->zapped = 0;
+		KUNIT_EXPECT_EQ(test, convert(2, 6, to_private, DISCARD), 0);
+		KUNIT_EXPECT_EQ(test, dbl->zapped, both);
+	}
+}
+
 static void gmem_core_veto(struct kunit *test)
 {
 	bool to_private;
@@ -647,6 +700,48 @@ static void gmem_core_punch(struct kunit *test)
 	EXPECT_NO_EVENT(test);
 }
 
+/* Punch a hole as someone does who isn't the VM's process. */
+static int punch_as_other(pgoff_t start, pgoff_t end)
+{
+	struct mm_struct *mm = current->mm;
+	int r;
+
+	kthread_unuse_mm(mm);
+	r = punch(start, end);
+	kthread_use_mm(mm);
+	return r;
+}
+
+/* One private page, in whatever batch, keeps others from a hole as a whole. */
+static void gmem_core_punch_as_other(struct kunit *test)
+{
+	const pgoff_t nr = 3 * GMEM_BATCH_PAGES;
+	struct file *large, *file = dbl->file;
+
+	large = kvm_gmem_create_file(dbl->kvm, &double_ops, nr << PAGE_SHIFT, 0);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(large));
+	dbl->file = large;
+	dbl->f = large->private_data;
+
+	KUNIT_EXPECT_EQ(test, convert(0, nr - 1, false, 0), 0);
+	fill(1, 0x11);
+	fill(nr - 2, 0x22);
+	KUNIT_EXPECT_EQ(test, punch_as_other(0, nr), -EPERM);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+
+	KUNIT_EXPECT_EQ(test, punch_as_other(0, nr - 1), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(1), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(nr - 2), -1);
+
+	/* What is beyond the end is of no state. */
+	KUNIT_EXPECT_EQ(test, convert(nr - 1, nr, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, punch_as_other(0, nr + 1), 0);
+
+	dbl->file = file;
+	dbl->f = file->private_data;
+	__fput_sync(large);
+}
+
 /* What the platform doesn't return stays in the file. */
 static void gmem_core_reclaim_fails(struct kunit *test)
 {
@@ -732,6 +827,27 @@ static void gmem_core_unbind(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
 }
 
+/* Where there is private memory a page has one gfn, if in several address spaces. */
+static void gmem_core_bind_twice(struct kunit *test)
+{
+	const u32 other_as = BIT(16);
+
+	KUNIT_EXPECT_EQ(test, set_region(1, BASE_GFN + NR_PAGES, 3, 1), -EEXIST);
+
+	if (kvm_arch_nr_memslot_as_ids(dbl->kvm) < 2)
+		return;
+
+	KUNIT_EXPECT_EQ(test, set_region(other_as, BASE_GFN + 2, 3, 1), -EEXIST);
+	KUNIT_EXPECT_EQ(test, set_region(other_as, BASE_GFN + 3, 3, 1), 0);
+	start_here();
+
+	/* Either is told. */
+	KUNIT_EXPECT_EQ(test, convert(2, 5, true, 0), 0);
+	EXPECT_EVENTS(test, { MAY_CONVERT, 2, 5 }, { MAY_CONVERT, 3, 4 },
+		      { INVALIDATE, 2, 5 }, { INVALIDATE, 3, 4 }, { MOVE, 2, 5 },
+		      { MOVE, 3, 4 });
+}
+
 static void gmem_core_release(struct kunit *test)
 {
 	fill(1, 0x11);
@@ -811,6 +927,21 @@ static void gmem_core_walk(struct kunit *test)
 		kvm_gmem_walk_present(slot, BASE_GFN + 5, BASE_GFN + 7, count_walked, NULL);
 		KUNIT_EXPECT_EQ(test, walked_pages, 2);
 	}
+}
+
+/* Work goes in batches that end where a large folio may, whatever they begin with. */
+static void gmem_core_batches(struct kunit *test)
+{
+	struct inode *inode = dbl->f->inode;
+	const pgoff_t nr = GMEM_BATCH_PAGES;
+
+	KUNIT_EXPECT_EQ(test, kvm_gmem_batch_end(inode, 0, 4 * nr), nr);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_batch_end(inode, 3, 4 * nr), nr);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_batch_end(inode, nr, 4 * nr), 2 * nr);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_batch_end(inode, nr + 1, nr + 7), nr + 7);
+
+	GMEM_I(inode)->max_order = ilog2(2 * nr);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_batch_end(inode, nr + 1, 4 * nr), 2 * nr);
 }
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
@@ -985,6 +1116,82 @@ static void gmem_large_zero(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, get_pfn(12, &pfn), 0);
 	for (i = 12; i < 16; i++)
 		KUNIT_EXPECT_EQ(test, byte_at(i), 0);
+}
+
+/* Where the platform zeroes what becomes private, KVM zeroes what is shared only. */
+static void gmem_large_zeroes_private(struct kunit *test)
+{
+	struct gmem_inode *gi = GMEM_I(dbl->f->inode);
+	struct kvm_gmem_ops ops = *gi->ops;
+	kvm_pfn_t pfn;
+	int i;
+
+	KUNIT_ASSERT_EQ(test, convert(0, 8, true, 0), 0);
+	fill_stale(4);
+	ops.zeroes_private = true;
+	ops.make_private = NULL;
+	gi->ops = &ops;
+
+	KUNIT_EXPECT_EQ(test, get_pfn(5, &pfn), 0);
+	for (i = 4; i < 8; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), 0xee);
+
+	KUNIT_EXPECT_EQ(test, convert(4, 8, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, get_pfn(5, &pfn), 0);
+	for (i = 4; i < 8; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), 0);
+
+	gi->ops = &double_large_ops;
+}
+
+/* A hole in memory of both states takes each page off the account that it is on. */
+static void gmem_large_punch_mixed(struct kunit *test)
+{
+	fill_block(0, 0x10);
+	fill_block(4, 0x44);
+	fill_block(8, 0x88);
+	KUNIT_ASSERT_EQ(test, convert(4, 9, true, 0), 0);
+
+	KUNIT_EXPECT_EQ(test, punch(2, 10), 0);
+	expect_accounts(test);
+	KUNIT_EXPECT_EQ(test, punch(0, NR_PAGES), 0);
+	expect_accounts(test);
+}
+
+static unsigned long walk_gfns(pgoff_t start, pgoff_t end)
+{
+	walked_pages = 0;
+	scoped_guard(mutex, &dbl->kvm->slots_lock)
+		kvm_gmem_walk_present(get_slot(), BASE_GFN + start, BASE_GFN + end,
+				      count_walked, NULL);
+	return walked_pages;
+}
+
+/* A walk stays within the gfns, and leaves out what memory failure has struck. */
+static void gmem_large_walk(struct kunit *test)
+{
+	struct folio *folio;
+
+	fill_block(4, 0x44);
+	fill_block(8, 0x88);
+	KUNIT_EXPECT_EQ(test, walk_gfns(0, NR_PAGES), 2 * LARGE);
+	KUNIT_EXPECT_EQ(test, walk_gfns(5, 6), 1);
+	KUNIT_EXPECT_EQ(test, walk_gfns(6, 11), 5);
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		return;
+
+	/* No one handles this error, which would split the folio. */
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 6);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	SetPageHWPoison(folio_file_page(folio, 6));
+	folio_set_has_hwpoisoned(folio);
+	KUNIT_EXPECT_EQ(test, walk_gfns(0, NR_PAGES), 2 * LARGE - 1);
+	KUNIT_EXPECT_EQ(test, walk_gfns(6, 7), 0);
+	KUNIT_EXPECT_EQ(test, walk_gfns(7, 8), 1);
+	folio_clear_has_hwpoisoned(folio);
+	ClearPageHWPoison(folio_file_page(folio, 6));
+	folio_put(folio);
 }
 
 static void gmem_large_convert(struct kunit *test)
@@ -1238,6 +1445,12 @@ static void gmem_large_mapping(struct kunit *test)
 	start_here();
 	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 4), 0);
 
+	/* And so does its start. */
+	KUNIT_ASSERT_EQ(test, set_slot(0), 0);
+	KUNIT_ASSERT_EQ(test, set_region(0, BASE_GFN + 6, 6, NR_PAGES - 6), 0);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 6), 0);
+	KUNIT_EXPECT_EQ(test, mapping_order(BASE_GFN + 12), LARGE_ORDER);
+
 	/* What is aligned in the file isn't for the guest. */
 	KUNIT_ASSERT_EQ(test, set_slot(0), 0);
 	KUNIT_ASSERT_EQ(test, set_slot_at(BASE_GFN + 2, NR_PAGES), 0);
@@ -1344,361 +1557,6 @@ static void gmem_large_make_shared_fails(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, order_at(4), -1);
 	expect_block(test, 8, 0x88);
 	expect_state(test, 0, NR_PAGES, false);
-	expect_accounts(test);
-}
-
-/*
- * Claims: what may go on while a conversion works, and what has to wait.  The rest of
- * the world is this thread, from within a hook, as far as it may go on, and another if
- * it has to wait.
- */
-
-#define CLAIM_START	2
-#define CLAIM_END	(CLAIM_START + GMEM_SHORT_PAGES + 1)
-
-#define THREAD_TIMEOUT	(30 * HZ)
-
-static bool other_rests(struct task_struct *task)
-{
-	return READ_ONCE(task->__state) & (TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE);
-}
-
-static void start_other(int (*fn)(void *arg))
-{
-	dbl->waiter = kthread_create(fn, dbl, "gmem_waiter");
-	if (IS_ERR(dbl->waiter)) {
-		KUNIT_FAIL(dbl->test, "no thread: %ld", PTR_ERR(dbl->waiter));
-		dbl->waiter = NULL;
-		return;
-	}
-	get_task_struct(dbl->waiter);
-	init_completion(&dbl->waiter_done);
-	wake_up_process(dbl->waiter);
-}
-
-/* Start a thread that has to wait for this conversion, and let it get that far. */
-static void start_waiter(int (*fn)(void *arg))
-{
-	unsigned long end = jiffies + THREAD_TIMEOUT;
-
-	if (dbl->waiter)
-		return;
-
-	start_other(fn);
-	while (!other_rests(dbl->waiter) && !completion_done(&dbl->waiter_done) &&
-	       time_before(jiffies, end))
-		schedule_timeout_uninterruptible(1);
-	KUNIT_EXPECT_TRUE(dbl->test, other_rests(dbl->waiter));
-	KUNIT_EXPECT_FALSE(dbl->test, completion_done(&dbl->waiter_done));
-}
-
-/* Wait for the thread to end.  What did it get? */
-static int end_other(void)
-{
-	if (!dbl->waiter)
-		return -ESRCH;
-
-	if (!wait_for_completion_timeout(&dbl->waiter_done, THREAD_TIMEOUT)) {
-		KUNIT_FAIL(dbl->test, "The other thread waits for ever");
-		return -ETIMEDOUT;
-	}
-	put_task_struct(dbl->waiter);
-	dbl->waiter = NULL;
-	return dbl->waiter_r;
-}
-
-static int other_is_done(int r)
-{
-	dbl->waiter_r = r;
-	complete(&dbl->waiter_done);
-	return 0;
-}
-
-static bool is_locked_out(pgoff_t start, pgoff_t end)
-{
-	if (!kvm_gmem_trylock_range(dbl->f->inode, start, end))
-		return true;
-
-	kvm_gmem_unlock_range(dbl->f->inode);
-	return false;
-}
-
-/* Not even a look: the thread would wait for itself. */
-static bool is_locked(void)
-{
-	if (!filemap_invalidate_trylock_shared(dbl->f->inode->i_mapping))
-		return true;
-
-	filemap_invalidate_unlock_shared(dbl->f->inode->i_mapping);
-	return false;
-}
-
-static int fault_beside(void *arg)
-{
-	kvm_pfn_t pfn;
-
-	return other_is_done(get_pfn(CLAIM_END, &pfn));
-}
-
-static void use_rest_of_file(void)
-{
-	struct kunit *test = dbl->test;
-
-	if (is_locked()) {
-		KUNIT_FAIL(test, "invalidate_lock is held");
-		return;
-	}
-	KUNIT_EXPECT_TRUE(test, is_locked_out(CLAIM_START, CLAIM_START + 1));
-	KUNIT_EXPECT_TRUE(test, is_locked_out(CLAIM_END - 1, CLAIM_END));
-	KUNIT_EXPECT_TRUE(test, is_locked_out(0, NR_PAGES));
-	KUNIT_EXPECT_FALSE(test, is_locked_out(CLAIM_START - 1, CLAIM_START));
-	KUNIT_EXPECT_FALSE(test, is_locked_out(CLAIM_END, CLAIM_END + 1));
-
-	/* The pages beside the range, of either state, come and are accounted. */
-	fill(CLAIM_START - 1, 0x11);
-	fill(CLAIM_END, 0x22);
-	start_other(fault_beside);
-	KUNIT_EXPECT_EQ(test, end_other(), 0);
-}
-
-static void gmem_core_claim(struct kunit *test)
-{
-	KUNIT_ASSERT_EQ(test, convert(CLAIM_START, NR_PAGES, true, 0), 0);
-	fill(CLAIM_START + 1, 0x33);
-	fill(CLAIM_END - 1, 0x44);
-
-	dbl->in_hook = use_rest_of_file;
-	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, false, 0), 0);
-	dbl->in_hook = NULL;
-	KUNIT_EXPECT_EQ(test, dbl->nr_in_hook, 2);
-	KUNIT_EXPECT_EQ(test, dbl->kvm->mmu_invalidate_in_progress, 0);
-
-	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
-	expect_state(test, 0, CLAIM_END, false);
-	expect_state(test, CLAIM_END, NR_PAGES, true);
-	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START + 1), 0x33);
-	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_END - 1), 0x44);
-	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START - 1), 0x11);
-	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_END), 0x22);
-	expect_accounts(test);
-}
-
-static void expect_locked(void)
-{
-	KUNIT_EXPECT_TRUE(dbl->test, is_locked());
-}
-
-static void gmem_core_claim_short(struct kunit *test)
-{
-	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
-	fill(CLAIM_START, 0x33);
-
-	dbl->in_hook = expect_locked;
-	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END - 1, false, 0), 0);
-	dbl->in_hook = NULL;
-	KUNIT_EXPECT_EQ(test, dbl->nr_in_hook, 1);
-}
-
-/* What leaves the file is counted while other pages come. */
-static void gmem_core_claim_discard(struct kunit *test)
-{
-	KUNIT_ASSERT_EQ(test, convert(CLAIM_START + 2, NR_PAGES, true, 0), 0);
-	fill(CLAIM_START, 0x33);
-	fill(CLAIM_START + 4, 0x44);
-
-	dbl->in_hook = use_rest_of_file;
-	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, true, DISCARD), 0);
-	dbl->in_hook = NULL;
-	KUNIT_EXPECT_EQ(test, dbl->nr_in_hook, 1);
-
-	expect_state(test, CLAIM_START, NR_PAGES, true);
-	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START), -1);
-	KUNIT_EXPECT_EQ(test, byte_at(CLAIM_START + 4), -1);
-	expect_accounts(test);
-}
-
-/* A conversion that fails ends its claim, too. */
-static void gmem_core_claim_refused(struct kunit *test)
-{
-	struct folio *held;
-	pgoff_t error;
-
-	fill(CLAIM_START + 3, 0x33);
-	held = filemap_get_folio(dbl->f->inode->i_mapping, CLAIM_START + 3);
-	KUNIT_ASSERT_FALSE(test, IS_ERR(held));
-	start_here();
-
-	KUNIT_EXPECT_EQ(test, try_convert(CLAIM_START, CLAIM_END, true, 0, &error), -EAGAIN);
-	KUNIT_EXPECT_EQ(test, error, CLAIM_START + 3);
-	EXPECT_EVENTS(test, { MAY_CONVERT, CLAIM_START, CLAIM_END });
-	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
-	expect_state(test, 0, NR_PAGES, false);
-
-	folio_put(held);
-	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, true, 0), 0);
-
-	fail_hook(RECLAIM, 1, -EBUSY);
-	KUNIT_EXPECT_EQ(test, convert(CLAIM_START, CLAIM_END, false, DISCARD), -EBUSY);
-	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
-	expect_state(test, CLAIM_START, CLAIM_END, true);
-}
-
-/* Run @in_hook, which starts a waiter, in a conversion to shared. */
-static void convert_with_waiter(void (*in_hook)(void))
-{
-	KUNIT_ASSERT_EQ(dbl->test, convert(0, NR_PAGES, true, 0), 0);
-	fill(CLAIM_START + 1, 0x33);
-	start_here();
-
-	dbl->in_hook = in_hook;
-	KUNIT_EXPECT_EQ(dbl->test, convert(CLAIM_START, CLAIM_END, false, 0), 0);
-	dbl->in_hook = NULL;
-}
-
-static int faulting_thread(void *arg)
-{
-	kvm_pfn_t pfn;
-
-	return other_is_done(get_pfn(CLAIM_END - 1, &pfn));
-}
-
-static void fault_in_hook(void)
-{
-	start_waiter(faulting_thread);
-}
-
-/* A guest's fault in the range waits, and finds what the conversion has made. */
-static void gmem_core_claim_fault(struct kunit *test)
-{
-	convert_with_waiter(fault_in_hook);
-	KUNIT_EXPECT_EQ(test, end_other(), 0);
-	/* Shared: the platform wasn't asked to give the guest a private page. */
-	EXPECT_EVENTS(test, { MAY_CONVERT, CLAIM_START, CLAIM_END },
-		      { INVALIDATE, CLAIM_START, CLAIM_END }, { MOVE, CLAIM_START, CLAIM_END },
-		      { MAKE_SHARED, CLAIM_START + 1, CLAIM_START + 2 },
-		      { INVALIDATE, CLAIM_START, CLAIM_END });
-	expect_accounts(test);
-}
-
-static int mapping_thread(void *arg)
-{
-	return other_is_done(try_map_page(CLAIM_END - 1, true));
-}
-
-static void map_in_hook(void)
-{
-	start_waiter(mapping_thread);
-}
-
-static void gmem_core_claim_map(struct kunit *test)
-{
-	convert_with_waiter(map_in_hook);
-	KUNIT_EXPECT_EQ(test, end_other(), -EACCES);
-}
-
-static int allocating_thread(void *arg)
-{
-	return other_is_done(allocate(0, NR_PAGES));
-}
-
-static void allocate_in_hook(void)
-{
-	start_waiter(allocating_thread);
-}
-
-static void gmem_core_claim_allocate(struct kunit *test)
-{
-	convert_with_waiter(allocate_in_hook);
-	KUNIT_EXPECT_EQ(test, end_other(), 0);
-	KUNIT_EXPECT_EQ(test, dbl->f->inode->i_mapping->nrpages, NR_PAGES);
-	expect_accounts(test);
-}
-
-static int punching_thread(void *arg)
-{
-	int r;
-
-	/* Or it wouldn't be allowed to. */
-	kthread_use_mm(dbl->kvm->mm);
-	r = punch(NR_PAGES - 1, NR_PAGES);
-	kthread_unuse_mm(dbl->kvm->mm);
-
-	return other_is_done(r);
-}
-
-static void punch_in_hook(void)
-{
-	start_waiter(punching_thread);
-}
-
-/* Another change of the file has to wait, wherever it is. */
-static void gmem_core_claim_punch(struct kunit *test)
-{
-	fill(NR_PAGES - 1, 0x77);
-	convert_with_waiter(punch_in_hook);
-	KUNIT_EXPECT_EQ(test, end_other(), 0);
-	KUNIT_EXPECT_EQ(test, byte_at(NR_PAGES - 1), -1);
-}
-
-static int sync_beside(void *arg)
-{
-	kvm_gmem_sync_state(get_slot(), BASE_GFN + CLAIM_END);
-	return other_is_done(0);
-}
-
-static int syncing_thread(void *arg)
-{
-	kvm_gmem_sync_state(get_slot(), BASE_GFN + CLAIM_START);
-	return other_is_done(0);
-}
-
-static void sync_in_hook(void)
-{
-	/* Elsewhere there is nothing to wait for. */
-	start_other(sync_beside);
-	end_other();
-
-	start_waiter(syncing_thread);
-}
-
-static void gmem_core_claim_sync(struct kunit *test)
-{
-	convert_with_waiter(sync_in_hook);
-	KUNIT_EXPECT_EQ(test, end_other(), 0);
-}
-
-static void use_blocks_beside(void)
-{
-	struct kunit *test = dbl->test;
-
-	if (is_locked()) {
-		KUNIT_FAIL(test, "invalidate_lock is held");
-		return;
-	}
-	KUNIT_EXPECT_TRUE(test, is_locked_out(0, 1));
-	KUNIT_EXPECT_TRUE(test, is_locked_out(NR_PAGES - LARGE - 1, NR_PAGES - LARGE));
-	KUNIT_EXPECT_FALSE(test, is_locked_out(NR_PAGES - LARGE, NR_PAGES));
-	fill(NR_PAGES - 1, 0x77);
-}
-
-/* A claim goes as far as the large folios that are split at the edges. */
-static void gmem_large_claim(struct kunit *test)
-{
-	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
-	fill(0, 0x11);
-	fill(4, 0x44);
-	fill(8, 0x88);
-	KUNIT_ASSERT_EQ(test, order_at(0), LARGE_ORDER);
-
-	dbl->in_hook = use_blocks_beside;
-	KUNIT_EXPECT_EQ(test, convert(1, NR_PAGES - LARGE - 1, false, 0), 0);
-	dbl->in_hook = NULL;
-
-	KUNIT_EXPECT_FALSE(test, is_locked_out(0, NR_PAGES));
-	expect_state(test, 0, 1, true);
-	expect_state(test, 1, NR_PAGES - LARGE - 1, false);
-	expect_state(test, NR_PAGES - LARGE - 1, NR_PAGES, true);
-	KUNIT_EXPECT_EQ(test, order_at(NR_PAGES - 1), LARGE_ORDER);
 	expect_accounts(test);
 }
 
@@ -1817,6 +1675,8 @@ static void gmem_core_sw_protected(struct kunit *test)
 }
 #endif
 
+#include "gmem_claim_test.c"
+
 static struct kunit_case gmem_core_cases[] = {
 #ifdef CONFIG_KVM_SW_PROTECTED_VM
 	KUNIT_CASE(gmem_core_sw_protected),
@@ -1826,27 +1686,22 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_mixed_range),
 	KUNIT_CASE(gmem_core_preserve),
 	KUNIT_CASE(gmem_core_content),
+	KUNIT_CASE(gmem_core_zap),
 	KUNIT_CASE(gmem_core_veto),
 	KUNIT_CASE(gmem_core_make_shared_fails),
 	KUNIT_CASE(gmem_core_make_private),
 	KUNIT_CASE(gmem_core_discard),
 	KUNIT_CASE(gmem_core_punch),
+	KUNIT_CASE(gmem_core_punch_as_other),
 	KUNIT_CASE(gmem_core_reclaim_fails),
 	KUNIT_CASE(gmem_core_map_page),
 	KUNIT_CASE(gmem_core_unbind),
+	KUNIT_CASE(gmem_core_bind_twice),
 	KUNIT_CASE(gmem_core_release),
 	KUNIT_CASE(gmem_core_release_leaks),
 	KUNIT_CASE(gmem_core_drop_leaks),
 	KUNIT_CASE(gmem_core_walk),
-	KUNIT_CASE(gmem_core_claim),
-	KUNIT_CASE(gmem_core_claim_short),
-	KUNIT_CASE(gmem_core_claim_discard),
-	KUNIT_CASE(gmem_core_claim_refused),
-	KUNIT_CASE(gmem_core_claim_fault),
-	KUNIT_CASE(gmem_core_claim_map),
-	KUNIT_CASE(gmem_core_claim_allocate),
-	KUNIT_CASE(gmem_core_claim_punch),
-	KUNIT_CASE(gmem_core_claim_sync),
+	KUNIT_CASE(gmem_core_batches),
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 	KUNIT_CASE(gmem_core_populate),
 #endif
@@ -1863,6 +1718,9 @@ static struct kunit_suite gmem_core_suite = {
 static struct kunit_case gmem_large_cases[] = {
 	KUNIT_CASE(gmem_large_allocate),
 	KUNIT_CASE(gmem_large_zero),
+	KUNIT_CASE(gmem_large_zeroes_private),
+	KUNIT_CASE(gmem_large_punch_mixed),
+	KUNIT_CASE(gmem_large_walk),
 	KUNIT_CASE(gmem_large_convert),
 	KUNIT_CASE(gmem_large_prepare),
 	KUNIT_CASE(gmem_large_replace_refused),
@@ -1886,4 +1744,4 @@ static struct kunit_suite gmem_large_suite = {
 	.test_cases = gmem_large_cases,
 };
 
-kunit_test_suites(&gmem_core_suite, &gmem_large_suite);
+kunit_test_suites(&gmem_core_suite, &gmem_claim_suite, &gmem_large_suite);
