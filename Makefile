@@ -19,6 +19,8 @@ TO		?=
 SUITE		?=
 FILE		?=
 DISCARD		?=
+FLAVOUR		?= cloud-amd64
+DEBUG		?=
 # Directory of the kernel configuration fragments.
 CONFIG_DIR	?= lab/config
 
@@ -30,6 +32,7 @@ export LAB_ARCH		:= $(value ARCH)
 export LAB_LEVEL	:= $(value LEVEL)
 export LAB_FACTOR	:= $(value FACTOR)
 export LAB_FILE		:= $(value FILE)
+export LAB_FLAVOUR	:= $(value FLAVOUR)
 export LAB_JOBS		:= $(JOBS)
 export LAB_KERNEL_SRC	:= $(value KERNEL_SRC)
 
@@ -68,6 +71,14 @@ frags_x86-debug	:= common x86 own debug
 frags_x86-kcsan	:= common x86 own kcsan
 frags_arm64	:= common arm64 own
 frags_arm64-debug := common arm64 own arm64-debug
+
+# Debian's kernels, in build/deb/FLAVOUR.
+deb		:= deb/$(FLAVOUR)
+deb_arch	:= $(lastword $(subst -, ,$(FLAVOUR)))
+arch_$(deb)	:= $(if $(filter arm64,$(deb_arch)),arm64,x86_64)
+cross_$(deb)	:= $(if $(filter arm64,$(deb_arch)),aarch64-linux-gnu-)
+frags_$(deb)	:= deb $(if $(filter arm64,$(deb_arch)),deb-arm64,deb-x86) $(if $(DEBUG),deb-debug,deb-plain)
+steps_$(deb)	:= $(if $(filter cloud-%,$(FLAVOUR)),12500,46000)
 
 # Objects are the same in every clone, so that clones share the cache.
 export CCACHE_DIR	:= $(cache)/ccache
@@ -113,6 +124,9 @@ help:
 	make rebase TO=7.4       carry the series over to another base, or a newer release of
 	                         this one (SUITE=s: Debian's suite that has it; or KERNEL_SRC=)
 	make kernels             build the kernels and their tests, run nothing
+	make deb                 Debian packages of the kernel in build/deb, by Debian's own
+	                         configuration (FLAVOUR=f: cloud-amd64, amd64, cloud-arm64,
+	                         arm64; DEBUG=1: with debug information and BTF)
 	make clean               remove build/ (downloads and compiler cache stay)
 
 	BASE=b         another base than $(BASE): $(sort $(patsubst bases/%/pin.mk,%,$(wildcard bases/*/pin.mk)))
@@ -239,6 +253,35 @@ bench_machine := $(if $(filter arm64%,$(ARCH)),arm64,x86)
 bench: image-$(bench_machine) kernel-base-$(bench_machine) $(tools)/bench
 	@lab/image.sh base/$(bench_machine) build/$(bench_machine) '$(cross_$(bench_machine))'
 	$(tools)/bench -m $(bench_machine) $(if $(QUICK),-q) $(if $(T),-o '$(T)')
+
+# ---- packages ----
+
+.PHONY: deb deb-packages deb-config lab-deb-config lab-deb-boot
+deb-packages: arguments
+	@lab/packages.sh debhelper dpkg-dev python3 zstd $(if $(DEBUG),pahole)
+
+deb-config: tree
+	@$(call lock,deb-$(FLAVOUR))
+	lab/debian-config.sh $(FLAVOUR) build/$(deb)/.config.debian lab/fetch.sh '$(cache)' \
+		'$(BASE_PACKAGE:linux-source-%=linux-config-%)' '$(BASE_DEB)' '$(BASE_SUITE)' '' $(deb_arch)
+	CROSS_COMPILE=$(cross_$(deb)) lab/config.sh -b build/$(deb)/.config.debian \
+		$(tree) build/$(deb) $(arch_$(deb)) $(call frags,$(deb))
+
+deb: deb-packages deb-config
+	@$(call lock,deb-$(FLAVOUR))
+	lab/deb.sh $(FLAVOUR) $(deb_arch) $(BASE_VERSION) '$(DEBUG)' $(steps_$(deb)) $(call kbuild,$(deb))
+
+lab-deb-config:
+	@$(MAKE) -s deb-config FLAVOUR=cloud-amd64 DEBUG=
+	lab/deb-config-test.sh $(call frags,deb/cloud-amd64)
+
+lab-deb-boot:
+	@[ $(deb_arch) = amd64 ] || { echo "not ok 1 only kernels of amd64 are booted"; exit 1; }
+	lab/packages.sh mmdebstrap genext2fs
+	$(MAKE) -s deb tests-x86
+	$(call lock,deb-boot)
+	lab/deb-boot.sh $(BASE_SUITE:%-backports=%) $(BASE_VERSION)-gmem-$(FLAVOUR) \
+		build/deb/linux-image-$(BASE_VERSION)-gmem-$(FLAVOUR)_$(BASE_VERSION)-1_$(deb_arch).deb
 
 # ---- hacking ----
 

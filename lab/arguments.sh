@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # arguments.sh GOAL...: can what the user has set be meant?  Asked before anything
 # is installed, fetched or built.  The variables: LAB_BASE, LAB_TO, LAB_KERNEL_SRC,
-# LAB_ARCH, LAB_LEVEL, LAB_JOBS, LAB_FACTOR.
+# LAB_ARCH, LAB_LEVEL, LAB_FLAVOUR, LAB_JOBS, LAB_FACTOR.
 set -euf
 fail() { echo "lab: $*" >&2; exit 1; }
 
@@ -43,6 +43,10 @@ for goal in "$@"; do
 		fail "ARCH=$LAB_ARCH: $goal is for one of x86, arm64" ;;
 	esac
 done
+case $LAB_FLAVOUR in
+cloud-amd64|amd64|cloud-arm64|arm64) ;;
+*) fail "FLAVOUR=$LAB_FLAVOUR: there are cloud-amd64, amd64, cloud-arm64, arm64" ;;
+esac
 case $LAB_JOBS in
 ''|*[!0-9]*|0*) fail "JOBS=$LAB_JOBS: must be a number above 0" ;;
 esac

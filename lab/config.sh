@@ -1,19 +1,23 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# config.sh TREE OUTPUT ARCH FRAGMENT...: make OUTPUT/.config from tinyconfig and
-# the fragments (a later one wins), then check that every requested line is in
-# it.  Does nothing when neither the fragments nor any Kconfig has changed.
+# config.sh [-b CONFIG] TREE OUTPUT ARCH FRAGMENT...: make OUTPUT/.config from
+# tinyconfig, or from CONFIG, and the fragments (a later one wins), then check that
+# every requested line is in it.  Does nothing when neither of them nor any Kconfig
+# has changed.
 # Lines of a fragment whose file name begins with "own" are requested only if
 # the tree knows the option, so that a partly applied series builds as well.
 set -eu
+from=
+[ "$1" != -b ] || { from=$2; shift 2; }
 tree=$1 out=$2 arch=$3
 shift 3
-key=$(cat "$0" "$@" | sha256sum)
+key=$(cat "$0" ${from:+"$from"} "$@" | sha256sum)
 if [ "$(cat "$out/.config.key" 2>/dev/null)" = "$key" ] && [ -s "$out/.config" ] &&
    [ -z "$(find "$tree" -name 'Kconfig*' -newer "$out/.config.key" -print -quit)" ]; then
 	exit 0
 fi
 mkdir -p "$out"
+rm -f "$out/.config.key"
 tmp=$out/.config.requested
 : >"$tmp"
 for f in "$@"; do
@@ -35,7 +39,11 @@ mv "$tmp.one" "$tmp"
 
 log=$out/.config.log
 {
-	make -s -C "$tree" O="$PWD/$out" ARCH="$arch" tinyconfig &&
+	if [ "$from" ]; then
+		cat "$from" >"$out/.config"
+	else
+		make -s -C "$tree" O="$PWD/$out" ARCH="$arch" tinyconfig
+	fi &&
 	cat "$tmp" >>"$out/.config" &&
 	make -s -C "$tree" O="$PWD/$out" ARCH="$arch" olddefconfig
 } >"$log" 2>&1 </dev/null || {

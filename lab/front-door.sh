@@ -71,6 +71,7 @@ refused "gdb boots one of" gdb ARCH=x86,arm64
 refused "demo is for one of" demo ARCH=x86-debug
 refused "bench is for one of" bench ARCH=host
 refused "LEVEL=slow: there are" check LEVEL=slow
+refused "FLAVOUR=rt: there are" deb FLAVOUR=rt
 refused "JOBS=0:" tree JOBS=0
 refused "JOBS=abc:" kernels JOBS=abc
 refused "FACTOR=abc:" list FACTOR=abc

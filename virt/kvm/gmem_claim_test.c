@@ -4,7 +4,7 @@
  * has to wait.  The rest of the world is the thread that converts, from within a hook, as
  * far as it may go on, and another if it has to wait.
  *
- * guest_memfd_test.c includes this file, and has the double of a VM type.
+ * gmem_core_test.c includes this file, and has the double of a VM type.
  */
 
 #define CLAIM_START	2
