@@ -256,7 +256,7 @@ bench: image-$(bench_machine) kernel-base-$(bench_machine) $(tools)/bench
 
 # ---- packages ----
 
-.PHONY: deb deb-packages deb-config lab-deb-config lab-deb-boot
+.PHONY: deb deb-packages deb-config deb-config-test lab-deb-config lab-deb-boot
 deb-packages: arguments
 	@lab/packages.sh debhelper dpkg-dev python3 zstd $(if $(DEBUG),pahole)
 
@@ -272,8 +272,11 @@ deb: deb-packages deb-config
 	lab/deb.sh $(FLAVOUR) $(deb_arch) $(BASE_VERSION) '$(DEBUG)' $(steps_$(deb)) $(call kbuild,$(deb))
 
 lab-deb-config:
-	@$(MAKE) -s deb-config FLAVOUR=cloud-amd64 DEBUG=
-	lab/deb-config-test.sh $(call frags,deb/cloud-amd64)
+	@$(MAKE) -s deb-config-test FLAVOUR=cloud-amd64 DEBUG=
+
+deb-config-test: deb-config
+	@$(call lock,deb-config-test)
+	lab/deb-config-test.sh $(call frags,$(deb))
 
 lab-deb-boot:
 	@[ $(deb_arch) = amd64 ] || { echo "not ok 1 only kernels of amd64 are booted"; exit 1; }

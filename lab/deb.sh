@@ -19,10 +19,11 @@ fi
 # Two fifths of a second each is what a step takes, if the compiler's cache has nothing.
 cpus=$(echo "$*" | sed -n 's/.* -j\([0-9]*\).*/\1/p')
 echo "lab: the first time this takes about $((steps * 2 / 5 / cpus / 60)) minutes; once stopped, it goes on where it was"
+# -d: lab/packages.sh has seen to what is needed; the kernel's own list has more.
 export KCPPFLAGS=-fmacro-prefix-map=../../linux/=
 lab/progress.sh "packages $flavour" "$log" "$steps" "$@" HOSTCC="ccache gcc" \
 	LOCALVERSION="-gmem-$flavour" KDEB_SOURCENAME=linux-gmem KDEB_PKGVERSION="$version-1" \
-	KDEB_CHANGELOG_DIST=unstable DPKG_FLAGS="-T$targets --hook-init=$PWD/lab/deb-changelog.sh" \
+	KDEB_CHANGELOG_DIST=unstable DPKG_FLAGS="-d -T$targets --hook-init=$PWD/lab/deb-changelog.sh" \
 	bindeb-pkg
 for f in build/deb/linux-*"$version-gmem-$flavour"*_"$version-1_$arch.deb"; do
 	[ ! -e "$f" ] || du -h "$f"
