@@ -17,7 +17,7 @@ bail() { echo "not ok 1 $*"; exit 1; }
 # The programs, and the unit that starts them.
 cp "$@" $out/debs
 cp lab/deb-guest.sh build/x86/demo/gmem_demo build/x86/selftests/guest_memfd_test \
-	build/x86/selftests/x86/guest_memfd_conversions_test $out/trial
+	build/x86/selftests/x86/guest_memfd_convert_test $out/trial
 echo "$release" >$out/trial/release
 cat >$out/trial.service <<EOF
 [Unit]
