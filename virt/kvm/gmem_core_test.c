@@ -578,6 +578,28 @@ static void gmem_core_content(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, byte_at(0), 0x20);
 }
 
+/* ZERO writes to no page that memory failure has struck; its state changes all the same. */
+static void gmem_core_zero_poisoned(struct kunit *test)
+{
+	struct folio *folio;
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		kunit_skip(test, "No memory failure");
+
+	fill(1, 0x11);
+	fill(2, 0x22);
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 1);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	folio_put(folio);
+
+	SetPageHWPoison(&folio->page);
+	KUNIT_EXPECT_EQ(test, convert(0, 4, true, ZERO), 0);
+	expect_state(test, 0, 4, true);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
+	ClearPageHWPoison(&folio->page);
+}
+
 /* The guest loses the side that pages leave, and both if all of the range obeys. */
 static void gmem_core_zap(struct kunit *test)
 {
@@ -1686,6 +1708,7 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_mixed_range),
 	KUNIT_CASE(gmem_core_preserve),
 	KUNIT_CASE(gmem_core_content),
+	KUNIT_CASE(gmem_core_zero_poisoned),
 	KUNIT_CASE(gmem_core_zap),
 	KUNIT_CASE(gmem_core_veto),
 	KUNIT_CASE(gmem_core_make_shared_fails),
