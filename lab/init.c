@@ -326,7 +326,10 @@ static int run_program(char **argv, long long deadline)
 	return WIFSIGNALED(status) ? 256 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* Set a module's parameter, given as MODULE.NAME=VALUE, and tell in @old what it was. */
+/*
+ * Set a module's parameter, given as MODULE.NAME=VALUE, or one of the kernel, given as
+ * sysctl.NAME=VALUE, and tell in @old what it was.
+ */
 static int set_parameter(const char *arg, char *old, size_t size)
 {
 	char module[64], name[64], value[64], path[256];
@@ -335,7 +338,10 @@ static int set_parameter(const char *arg, char *old, size_t size)
 	if (sscanf(arg, "%63[^.].%63[^=]=%63s", module, name, value) != 3)
 		return -EINVAL;
 
-	snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, name);
+	if (!strcmp(module, "sysctl"))
+		snprintf(path, sizeof(path), "/proc/sys/kernel/%s", name);
+	else
+		snprintf(path, sizeof(path), "/sys/module/%s/parameters/%s", module, name);
 	f = fopen(path, "r");
 	if (!f)
 		return -errno;
@@ -381,7 +387,7 @@ static int run_suite(const char *suite)
 
 /*
  * "kunit:SUITE", or "kunit:SUITE.VARIANT" for the same suite again.  Arguments are
- * parameters of modules (MODULE.NAME=VALUE), which have these values while it runs.
+ * parameters, see set_parameter(), which have these values while it runs.
  */
 static int run_kunit(char **argv)
 {
