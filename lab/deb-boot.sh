@@ -50,7 +50,7 @@ timeout --foreground "$seconds" qemu-system-x86_64 -M q35 -accel tcg,thread=sing
 	-serial file:$logs/console.log -serial file:$logs/result.log -snapshot \
 	-drive file=$out/root.ext2,format=raw,if=virtio \
 	-kernel "$out/boot/vmlinuz-$release" -initrd "$out/boot/initrd.img-$release" \
-	-append "root=/dev/vda rw console=ttyS0 no_timer_check panic=-1" </dev/null &
+	-append "root=/dev/vda rw console=ttyS0 no_timer_check panic=-1 rootdelay=300" </dev/null &
 machine=$!
 trap 'kill $machine' EXIT
 trap 'exit 1' HUP INT TERM
