@@ -326,6 +326,7 @@ int kvm_gmem_migrate_folio(struct address_space *mapping, struct folio *dst,
 	WARN_ON_ONCE(1);
 	return -EINVAL;
 }
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_migrate_folio);
 
 /*
  * Memory failure has poisoned @folio, which it holds locked: take it away from
@@ -350,9 +351,6 @@ int kvm_gmem_error_folio(struct address_space *mapping, struct folio *folio)
 
 	return MF_DELAYED;
 }
-
-/* The VM types' tables may be in the vendor's module. */
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_migrate_folio);
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_error_folio);
 
 const struct address_space_operations kvm_gmem_default_aops = KVM_GMEM_AOPS(NULL);
