@@ -6,14 +6,16 @@ exec </dev/null >/dev/ttyS1 2>&1
 cd /opt/trial || exit 1
 n=0
 
+# A test that skips all of its cases has not passed.
 check() {	# check TEXT COMMAND...
 	text=$1
 	n=$((n + 1))
 	shift
 	"$@" >/tmp/said 2>&1
 	status=$?
+	! grep -q 'Totals: pass:0 ' /tmp/said || status=skipped
 	sed 's/^/# /' /tmp/said
-	[ $status -eq 0 ] && echo "ok $n $text" || echo "not ok $n $text (status $status)"
+	[ $status = 0 ] && echo "ok $n $text" || echo "not ok $n $text (status $status)"
 }
 as_user() { setpriv --reuid=trial --regid=trial --init-groups "$@"; }
 
