@@ -61,13 +61,14 @@ static int kmsg_open(void)
 	return fd;
 }
 
-/* An allocation that is made to fail may dump the stack, which is no fault. */
+/* Memory that is made to run out may dump the stack, which is no fault. */
 static bool line_is_bad(const char *line)
 {
 	static bool out_of_memory;
 	u32 i;
 
-	if (strstr(line, "vmalloc error:") || strstr(line, "page allocation failure:"))
+	if (strstr(line, "vmalloc error:") || strstr(line, "page allocation failure:") ||
+	    strstr(line, "invoked oom-killer:"))
 		out_of_memory = true;
 	if (strstr(line, "</TASK>"))
 		out_of_memory = false;
