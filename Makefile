@@ -225,7 +225,7 @@ lab-documents:
 	@lab/documents.sh
 
 lab-htmldocs: tree
-	@lab/packages.sh python3-sphinx
+	@lab/packages.sh python3-sphinx python3-yaml
 	$(call lock,htmldocs)
 	lab/htmldocs.sh
 
@@ -275,7 +275,8 @@ lab-deb-config:
 	@$(MAKE) -s deb-config-test FLAVOUR=cloud-amd64 DEBUG=
 
 deb-config-test: deb-config
-	@$(call lock,deb-config-test)
+	@lab/packages.sh python3
+	$(call lock,deb-config-test)
 	lab/deb-config-test.sh $(call frags,$(deb))
 
 lab-deb-boot:
