@@ -66,14 +66,27 @@ int load_modules(const char **name)
 	return err;
 }
 
+/* A VM may end in the background, and hold its module until then. */
+static int unload(const char *module)
+{
+	int tries = 10 * 100;
+
+	while (syscall(SYS_delete_module, module, O_NONBLOCK)) {
+		if (errno != EWOULDBLOCK || !tries--)
+			return -errno;
+		usleep(10 * 1000);
+	}
+	return 0;
+}
+
 int unload_modules(const char **name)
 {
 	size_t i;
+	int err = 0;
 
-	for (i = ARRAY_SIZE(modules); i-- > 0;) {
+	for (i = ARRAY_SIZE(modules); i-- > 0 && !err;) {
 		*name = modules[i];
-		if (syscall(SYS_delete_module, modules[i], O_NONBLOCK))
-			return -errno;
+		err = unload(modules[i]);
 	}
-	return 0;
+	return err;
 }

@@ -10,7 +10,8 @@ bool have_modules(void);
 
 /*
  * Load them, with the parameters that the kernel command line has for them, or
- * unload them.  Return 0, or -errno with the name of the module in *@name.
+ * unload them, waiting for ten seconds if they are in use.  Return 0, or -errno with
+ * the name of the module in *@name.
  */
 int load_modules(const char **name);
 int unload_modules(const char **name);
