@@ -99,6 +99,7 @@ flags() {	# flags TABLE...: of each, by name
 	table "$1" | tr -d '\n' | sed 's/KVM_GMEM_HUGE_FLAG/GUEST_MEMFD_FLAG_HUGE/; s/.*\.create_flags[^=]*=//; s/,.*//' |
 		grep -oE 'GUEST_MEMFD_FLAG_[A-Z_]+' | sed s/GUEST_MEMFD_FLAG_//
 	! table "$1" | grep -q '\.attributes' || echo SHARED_CONTROL
+	sed -n 's/^	u64 flags = ops->create_flags | GUEST_MEMFD_FLAG_//p' virt/kvm/guest_memfd.c | tr -d ';'
 }
 while read -r type t; do
 	flags "$t" | sort >"$tmp/want"

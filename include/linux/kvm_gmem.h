@@ -30,6 +30,7 @@ struct kvm_memory_slot;
  * ============== ====================================================================
  * event          calls
  * ============== ====================================================================
+ * write()        fresh
  * private fault  fresh if the page was zeroed for it; then make_private, or the
  *                callback of kvm_gmem_map_page()
  * user fault     fresh if the page was zeroed for it
@@ -115,8 +116,8 @@ struct kvm_gmem_content {
 struct kvm_gmem_ops {
 	/**
 	 * @create_flags: Flags of KVM_CREATE_GUEST_MEMFD that files of this VM type
-	 * accept.  GUEST_MEMFD_FLAG_SHARED_CONTROL need not be here: all VM types with
-	 * attributes accept it.
+	 * accept.  Two need not be here: all VM types accept GUEST_MEMFD_FLAG_WRITE, those
+	 * with attributes GUEST_MEMFD_FLAG_SHARED_CONTROL.
 	 */
 	u64 create_flags;
 
@@ -232,9 +233,10 @@ struct kvm_gmem_ops {
 			      struct kvm_gfn_range *range);
 
 	/**
-	 * @fresh: KVM has written zeros to a page that no one has seen yet.  This is where
-	 * to do what the guest's first access wants done before it, if that access is to
-	 * the same memory but not in the same way.  The folio is locked.
+	 * @fresh: KVM has written zeros, or what user space has passed to write(), to a
+	 * page that no one has seen yet.  This is where to do what the guest's first
+	 * access wants done before it, if that access is to the same memory but not in
+	 * the same way.  The folio is locked, or not in the file yet.
 	 */
 	void (*fresh)(kvm_pfn_t pfn, int order);
 

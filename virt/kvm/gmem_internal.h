@@ -284,6 +284,9 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
 
 /* guest_memfd_folio.c */
+struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned int order);
+int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index);
+bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end);
 struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);
 void kvm_gmem_make_uptodate(struct folio *folio);
 void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end);
@@ -310,5 +313,8 @@ bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end);
 int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
 			unsigned int state);
 void kvm_gmem_unlock_range(struct inode *inode);
+
+/* guest_memfd_write.c */
+ssize_t kvm_gmem_write_iter(struct kiocb *iocb, struct iov_iter *from);
 
 #endif /* __KVM_GMEM_INTERNAL_H__ */

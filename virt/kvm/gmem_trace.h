@@ -163,6 +163,28 @@ TRACE_EVENT(kvm_gmem_punch,
 		  __entry->ino, __entry->start, __entry->end)
 );
 
+TRACE_EVENT(kvm_gmem_write,
+	TP_PROTO(u64 ino, pgoff_t start, pgoff_t end, long result),
+	TP_ARGS(ino, start, end, result),
+
+	TP_STRUCT__entry(
+		__field(u64, ino)
+		__field(unsigned long, start)
+		__field(unsigned long, end)
+		__field(long, result)
+	),
+
+	TP_fast_assign(
+		__entry->ino = ino;
+		__entry->start = start;
+		__entry->end = end;
+		__entry->result = result;
+	),
+
+	TP_printk("ino %llu index [0x%lx, 0x%lx) result %ld",
+		  __entry->ino, __entry->start, __entry->end, __entry->result)
+);
+
 #endif /* _KVM_GMEM_TRACE_H */
 
 #undef TRACE_INCLUDE_PATH

@@ -6,8 +6,8 @@
  * gmem_internal.h has the data model and the locking rules, guest_memfd_bind.c
  * ties files to memslots and zaps, guest_memfd_fault.c serves user and guest
  * faults, guest_memfd_convert.c moves pages between private and shared,
- * guest_memfd_folio.c allocates and frees, guest_memfd_lock.c locks, gmem_state.c
- * remembers states.
+ * guest_memfd_folio.c allocates and frees, guest_memfd_write.c fills,
+ * guest_memfd_lock.c locks, gmem_state.c remembers states.
  */
 #include <linux/anon_inodes.h>
 #include <linux/backing-dev.h>
@@ -457,6 +457,8 @@ static struct file_operations kvm_gmem_fops = {
 	.open		= generic_file_open,
 	.release	= kvm_gmem_release,
 	.fallocate	= kvm_gmem_fallocate,
+	.write_iter	= kvm_gmem_write_iter,
+	.splice_write	= iter_file_splice_write,
 	.unlocked_ioctl	= kvm_gmem_ioctl,
 	.compat_ioctl	= compat_ptr_ioctl,
 };
@@ -564,6 +566,7 @@ struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *op
 
 	kvm_get_kvm(kvm);
 	file->f_flags |= O_LARGEFILE;
+	file->f_mode |= FMODE_PWRITE;
 	file->private_data = f;
 	list_add(&f->entry, &GMEM_I(inode)->files);
 	return file;
@@ -598,7 +601,7 @@ static bool kvm_gmem_reserved_is_good(const struct kvm_gmem_ops *ops,
 /* Flags that files of this VM type accept. */
 static u64 kvm_gmem_create_flags(const struct kvm_gmem_ops *ops)
 {
-	u64 flags = ops->create_flags;
+	u64 flags = ops->create_flags | GUEST_MEMFD_FLAG_WRITE;
 
 	if (ops->attributes)
 		flags |= GUEST_MEMFD_FLAG_SHARED_CONTROL;

@@ -79,32 +79,36 @@ static gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
 	return order ? gfp | __GFP_NORETRY | __GFP_NOWARN : gfp;
 }
 
-/*
- * Allocate a folio of @order for @index, which is aligned, and add it to the page
- * cache.  Returns it locked, with a reference; -EEXIST if another task was faster.
- */
-static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
-					unsigned int order)
+/* Allocate a folio of @order for @index, which is aligned; NULL if there is none. */
+struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned int order)
 {
-	struct address_space *mapping = f->inode->i_mapping;
-	gfp_t gfp = kvm_gmem_gfp(mapping, order);
+	gfp_t gfp = kvm_gmem_gfp(f->inode->i_mapping, order);
 	struct mempolicy *policy;
 	struct folio *folio;
-	bool is_private;
-	long nr_pages;
-	int r;
 
 	policy = mpol_shared_policy_lookup(&GMEM_I(f->inode)->policy, index);
 	folio = filemap_alloc_folio(gfp, order, policy);
 	mpol_cond_put(policy);
-	if (!folio)
-		return ERR_PTR(-ENOMEM);
+	return folio;
+}
 
-	r = filemap_add_folio(mapping, folio, index, gfp);
-	if (r) {
-		folio_put(folio);
-		return ERR_PTR(r);
-	}
+/*
+ * Add @folio, which nobody knows yet, to the file at @index.  Returns 0, with the folio
+ * locked, -EEXIST if another task was faster, or -ENOMEM.
+ */
+int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
+{
+	struct address_space *mapping = f->inode->i_mapping;
+	long nr_pages = folio_nr_pages(folio);
+	bool is_private;
+	int r;
+
+	lockdep_assert_held(&mapping->invalidate_lock);
+
+	r = filemap_add_folio(mapping, folio, index,
+			      kvm_gmem_gfp(mapping, folio_order(folio)));
+	if (r)
+		return r;
 
 	/*
 	 * Nothing backs the page.  Clean folios are fair game for
@@ -113,9 +117,28 @@ static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
 	 */
 	folio_mark_dirty(folio);
 
-	nr_pages = folio_nr_pages(folio);
 	is_private = kvm_gmem_index_is_private(f->inode, index);
 	kvm_gmem_account(f, is_private ? nr_pages : 0, is_private ? 0 : nr_pages);
+	return 0;
+}
+
+/* Both at once.  Returns the folio locked and with a reference. */
+static struct folio *kvm_gmem_new_folio_of(struct gmem_file *f, pgoff_t index,
+					   unsigned int order)
+{
+	struct folio *folio;
+	int r;
+
+	folio = kvm_gmem_alloc_folio(f, index, order);
+	if (!folio)
+		return ERR_PTR(-ENOMEM);
+
+	r = kvm_gmem_add_folio(f, folio, index);
+	if (r) {
+		folio_put(folio);
+		return ERR_PTR(r);
+	}
+
 	return folio;
 }
 
@@ -153,7 +176,7 @@ static bool kvm_gmem_policy_is_uniform(struct inode *inode, pgoff_t start, pgoff
 #endif
 
 /* May one folio be allocated for the aligned block [@start, @end) of the file? */
-static bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end)
+bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct gmem_inode *gi = GMEM_I(inode);
 
@@ -169,7 +192,7 @@ static bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t en
 	       kvm_gmem_policy_is_uniform(inode, start, end);
 }
 
-/* Allocate for @index, a large folio if possible; see kvm_gmem_add_folio(). */
+/* Allocate and add one for @index, large if possible; see kvm_gmem_new_folio_of(). */
 static struct folio *kvm_gmem_new_folio(struct gmem_file *f, pgoff_t index)
 {
 	unsigned int order = GMEM_I(f->inode)->max_order;
@@ -177,12 +200,12 @@ static struct folio *kvm_gmem_new_folio(struct gmem_file *f, pgoff_t index)
 	struct folio *folio;
 
 	if (order && kvm_gmem_may_be_large(f->inode, start, start + (1UL << order))) {
-		folio = kvm_gmem_add_folio(f, start, order);
+		folio = kvm_gmem_new_folio_of(f, start, order);
 		if (!IS_ERR(folio) || folio == ERR_PTR(-EEXIST))
 			return folio;
 	}
 
-	return kvm_gmem_add_folio(f, index, 0);
+	return kvm_gmem_new_folio_of(f, index, 0);
 }
 
 /*
