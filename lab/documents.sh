@@ -96,7 +96,7 @@ result "the table of hooks by VM type is that of the code"
 
 # Creation flags.
 flags() {	# flags TABLE...: of each, by name
-	table "$1" | tr -d '\n' | sed 's/KVM_GMEM_HUGE_FLAG/GUEST_MEMFD_FLAG_HUGE/; s/.*\.create_flags[^=]*=//; s/,.*//' |
+	table "$1" | tr -d '\n' | sed 's/KVM_GMEM_\(HUGE\|NO_DIRECT_MAP\)_FLAG/GUEST_MEMFD_FLAG_\1/g; s/.*\.create_flags[^=]*=//; s/,.*//' |
 		grep -oE 'GUEST_MEMFD_FLAG_[A-Z_]+' | sed s/GUEST_MEMFD_FLAG_//
 	! table "$1" | grep -q '\.attributes' || echo SHARED_CONTROL
 	sed -n 's/^	u64 flags = ops->create_flags | GUEST_MEMFD_FLAG_//p' virt/kvm/guest_memfd.c | tr -d ';'

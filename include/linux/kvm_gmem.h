@@ -22,6 +22,14 @@ struct kvm_memory_slot;
 #define KVM_GMEM_HUGE_FLAG	(KVM_GMEM_HAS_HUGE ? GUEST_MEMFD_FLAG_HUGE : 0)
 #define KVM_GMEM_HUGE_ORDER	(KVM_GMEM_HAS_HUGE ? PMD_ORDER : 0)
 
+/*
+ * For create_flags of VM types whose memory may be out of the direct map.  They have no
+ * ->free_folio() of their own, and no hook of theirs touches a private page by its
+ * address in the direct map.
+ */
+#define KVM_GMEM_NO_DIRECT_MAP_FLAG	(IS_ENABLED(CONFIG_DIRECT_MAP_HOLES) ? \
+					 GUEST_MEMFD_FLAG_NO_DIRECT_MAP : 0)
+
 /**
  * DOC: Hooks by event
  *
@@ -118,6 +126,7 @@ struct kvm_gmem_ops {
 	 * @create_flags: Flags of KVM_CREATE_GUEST_MEMFD that files of this VM type
 	 * accept.  Two need not be here: all VM types accept GUEST_MEMFD_FLAG_WRITE, those
 	 * with attributes GUEST_MEMFD_FLAG_SHARED_CONTROL.
+	 * GUEST_MEMFD_FLAG_NO_DIRECT_MAP is void where the machine can't do it.
 	 */
 	u64 create_flags;
 
@@ -282,6 +291,7 @@ int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg);
 void kvm_gmem_sync_state(struct kvm_memory_slot *slot, gfn_t gfn);
 
+bool kvm_gmem_slot_is_out(const struct kvm_memory_slot *slot);
 bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
 
 typedef void (*kvm_gmem_walk_fn)(void *arg, kvm_pfn_t pfn, unsigned long nr_pages);
@@ -297,5 +307,11 @@ bool kvm_gmem_walk_vma(struct kvm *kvm, struct vm_area_struct *vma, unsigned lon
  * type that this host supports.
  */
 const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm);
+
+/*
+ * Can this host map memory into a guest, and unmap it, without an address for it in the
+ * direct map, e.g. to maintain caches?  Constant once the host has booted.
+ */
+bool kvm_arch_gmem_can_be_out(void);
 
 #endif /* __LINUX_KVM_GMEM_H */

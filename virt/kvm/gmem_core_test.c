@@ -18,6 +18,7 @@
 #include <linux/kvm_gmem.h>
 #include <linux/kvm_gmem_kunit.h>
 #include <linux/kvm_host.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mman.h>
 #include <linux/pagemap.h>
 #include <linux/sizes.h>
@@ -378,12 +379,15 @@ static void fill(pgoff_t index, u8 byte)
 {
 	struct address_space *mapping = dbl->f->inode->i_mapping;
 	struct folio *folio;
+	u8 *mem;
 
 	filemap_invalidate_lock_shared(mapping);
 	folio = kvm_gmem_get_folio(dbl->f, index);
 	KUNIT_ASSERT_FALSE(dbl->test, IS_ERR(folio));
 	kvm_gmem_make_uptodate(folio);
-	memset(page_address(folio_file_page(folio, index)), byte, PAGE_SIZE);
+	mem = direct_map_kmap_local(folio_file_page(folio, index));
+	memset(mem, byte, PAGE_SIZE);
+	direct_map_kunmap_local(mem);
 	folio_unlock(folio);
 	folio_put(folio);
 	filemap_invalidate_unlock_shared(mapping);
@@ -393,15 +397,18 @@ static void fill(pgoff_t index, u8 byte)
 static int byte_at(pgoff_t index)
 {
 	struct folio *folio = filemap_get_folio(dbl->f->inode->i_mapping, index);
+	bool uniform;
 	u8 *mem;
 	int byte;
 
 	if (IS_ERR(folio))
 		return -1;
 
-	mem = page_address(folio_file_page(folio, index));
+	mem = direct_map_kmap_local(folio_file_page(folio, index));
 	byte = *mem;
-	KUNIT_EXPECT_PTR_EQ(dbl->test, NULL, memchr_inv(mem, byte, PAGE_SIZE));
+	uniform = !memchr_inv(mem, byte, PAGE_SIZE);
+	direct_map_kunmap_local(mem);
+	KUNIT_EXPECT_TRUE(dbl->test, uniform);
 	folio_put(folio);
 	return byte;
 }
@@ -1698,6 +1705,7 @@ static void gmem_core_sw_protected(struct kunit *test)
 #endif
 
 #include "gmem_claim_test.c"
+#include "gmem_direct_map_test.c"
 
 static struct kunit_case gmem_core_cases[] = {
 #ifdef CONFIG_KVM_SW_PROTECTED_VM
@@ -1767,4 +1775,5 @@ static struct kunit_suite gmem_large_suite = {
 	.test_cases = gmem_large_cases,
 };
 
-kunit_test_suites(&gmem_core_suite, &gmem_claim_suite, &gmem_large_suite);
+kunit_test_suites(&gmem_core_suite, &gmem_claim_suite, &gmem_large_suite, &hidden_suite,
+		  &hidden_fixed_suite);

@@ -2,6 +2,7 @@
 #ifndef __KVM_GMEM_INTERNAL_H__
 #define __KVM_GMEM_INTERNAL_H__
 
+#include <linux/direct_map.h>
 #include <linux/interval_tree.h>
 #include <linux/kvm_host.h>
 #include <linux/kvm_gmem.h>
@@ -214,6 +215,16 @@ static inline bool kvm_gmem_index_is_private(struct inode *inode, pgoff_t index)
 	return !(gi->flags & GUEST_MEMFD_FLAG_INIT_SHARED);
 }
 
+/*
+ * Is the page at @index, if it is present, out of the direct map?  There is no bit that
+ * says so; see "Memory outside the direct map".  Stable as the state is.
+ */
+static inline bool kvm_gmem_is_out(struct inode *inode, pgoff_t index)
+{
+	return GMEM_I(inode)->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP &&
+	       (!GMEM_I(inode)->in_place || kvm_gmem_index_is_private(inode, index));
+}
+
 static inline pgoff_t kvm_gmem_index(const struct kvm_memory_slot *slot, gfn_t gfn)
 {
 	return gfn - slot->base_gfn + slot->gmem.pgoff;
@@ -284,6 +295,8 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
 
 /* guest_memfd_folio.c */
+extern const struct address_space_operations kvm_gmem_no_direct_map_aops;
+
 struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned int order);
 int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index);
 bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end);
@@ -291,6 +304,8 @@ struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);
 void kvm_gmem_make_uptodate(struct folio *folio);
 void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end);
 bool kvm_gmem_folio_is_held(struct folio *folio);
+int kvm_gmem_take_out(struct folio *folio, struct direct_map_flush *flush);
+bool kvm_gmem_put_back(struct folio *folio);
 int kvm_gmem_cut(struct inode *inode, pgoff_t index);
 int kvm_gmem_cut_edges(struct inode *inode, pgoff_t start, pgoff_t end);
 pgoff_t kvm_gmem_batch_end(struct inode *inode, pgoff_t start, pgoff_t end);

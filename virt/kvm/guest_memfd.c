@@ -358,11 +358,16 @@ EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_default_aops);
 
 const struct kvm_gmem_ops kvm_gmem_default_ops = {
 	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
-			  KVM_GMEM_HUGE_FLAG,
+			  KVM_GMEM_HUGE_FLAG | KVM_GMEM_NO_DIRECT_MAP_FLAG,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.aops		= &kvm_gmem_default_aops,
 };
+
+bool __weak kvm_arch_gmem_can_be_out(void)
+{
+	return true;
+}
 
 const struct kvm_gmem_ops * __weak kvm_arch_gmem_ops(struct kvm *kvm)
 {
@@ -486,6 +491,21 @@ static const struct inode_operations kvm_gmem_iops = {
 
 static const char kvm_gmem_name[] = "[kvm-gmem]";
 
+/*
+ * The memory of the new @inode will be out of the direct map.  GUP refuses pages of files
+ * that are out for good; where it depends on the state, what is out is private and in no
+ * user's page table.  kvm_gmem_destroy_inode() undoes it.
+ */
+static void kvm_gmem_leave_direct_map(struct inode *inode)
+{
+	WARN_ON_ONCE(inode->i_mapping->a_ops->free_folio);
+	inode->i_mapping->a_ops = &kvm_gmem_no_direct_map_aops;
+
+	direct_map_holes_get();
+	if (!GMEM_I(inode)->in_place)
+		mapping_set_no_direct_map(inode->i_mapping);
+}
+
 static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 					   loff_t size, u64 flags)
 {
@@ -507,6 +527,8 @@ static struct inode *kvm_gmem_create_inode(const struct kvm_gmem_ops *ops,
 
 	inode->i_op = &kvm_gmem_iops;
 	inode->i_mapping->a_ops = gi->ops->aops;
+	if (flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+		kvm_gmem_leave_direct_map(inode);
 	inode->i_mode |= S_IFREG;
 	inode->i_size = size;
 	mapping_set_gfp_mask(inode->i_mapping, GFP_HIGHUSER);
@@ -605,6 +627,8 @@ static u64 kvm_gmem_create_flags(const struct kvm_gmem_ops *ops)
 
 	if (ops->attributes)
 		flags |= GUEST_MEMFD_FLAG_SHARED_CONTROL;
+	if (!direct_map_can_have_holes() || !kvm_arch_gmem_can_be_out())
+		flags &= ~GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
 	return flags;
 }
 
@@ -777,6 +801,7 @@ static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
 
 	mpol_shared_policy_init(&gi->policy, NULL);
 	atomic_long_set(&gi->nr_private, 0);
+	gi->flags = 0;
 
 	return &gi->vfs_inode;
 }
@@ -784,6 +809,8 @@ static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
 /* RCU readers may still be in the map, which copes, and in the inode: see below. */
 static void kvm_gmem_destroy_inode(struct inode *inode)
 {
+	if (GMEM_I(inode)->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+		direct_map_holes_put();
 	mpol_free_shared_policy(&GMEM_I(inode)->policy);
 	gmem_state_destroy(&GMEM_I(inode)->state);
 }

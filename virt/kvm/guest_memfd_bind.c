@@ -587,6 +587,16 @@ bool kvm_gmem_is_private(const struct kvm_memory_slot *slot, gfn_t gfn)
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_is_private);
 
 /*
+ * May memory of @slot's file be out of the direct map?  For hooks that are called
+ * exclusively, as these keep the file open.
+ */
+bool kvm_gmem_slot_is_out(const struct kvm_memory_slot *slot)
+{
+	return GMEM_I(file_inode(slot->gmem.file))->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_slot_is_out);
+
+/*
  * Have the gfns in [@start, @end), which lie in the in-place @slot, one state?  A
  * peek as above.  True if the file is gone.
  */

@@ -16,7 +16,7 @@
  * 2. may_convert, the VM type's veto (not for DISCARD).
  * 3. gmem_state_prepare() allocates all that the state map will need.  Unless it is
  *    short, the conversion then claims its range, and drops invalidate_lock until step
- *    11.
+ *    12.
  * 4. Unmap the range from user space (towards private, and for DISCARD).
  * 5. Look for holders of folios that become private (not for DISCARD).  A folio in use
  *    gets one drain of the LRU batches, and its lock is taken once: a user fault that
@@ -27,27 +27,29 @@
  * 7. prepare_convert, if folios may be large and there may be private memory to treat:
  *    memory failure may have split a folio, and left the platform's entry whole.
  * 8. reclaim_range (for DISCARD).
+ * 9. Take folios that become private out of the direct map, if the file was created so
+ *    (not for DISCARD).
  *
  * If any of these fails after step 3, gmem_state_abort() gives back what was allocated.
  * From here on nothing can fail.
  *
- * 9. kvm_gmem_invalidate_start(): in each VM, make faults retry, invalidate, zap if
- *    zap_on_convert is set, and flush once.  No vCPU can use the old translation any
- *    more, and none can install a new one.  What is zapped is the side that pages
- *    leave; with ZERO and DISCARD it is both.  If the range is claimed faults wait for
- *    the claim, and kvm_gmem_invalidate_end() follows at once.
- * 10. For DISCARD: release_range for the range in each slot, and drop the folios.
+ * 10. kvm_gmem_invalidate_start(): in each VM, make faults retry, invalidate, zap if
+ *     zap_on_convert is set, and flush once.  No vCPU can use the old translation any
+ *     more, and none can install a new one.  What is zapped is the side that pages
+ *     leave; with ZERO and DISCARD it is both.  If the range is claimed faults wait for
+ *     the claim, and kvm_gmem_invalidate_end() follows at once.
+ * 11. For DISCARD: release_range for the range in each slot, and drop the folios.
  *     Otherwise:
  *
  *     a. Unless the content is PRESERVE, drop the folios of aligned blocks that have
  *        small ones only, for a large one to take their place, see
  *        kvm_gmem_drop_fragments().
  *     b. move_range for the range in each slot.
- *     c. For each folio that is present, make_shared if it becomes shared, and zeroing
- *        for ZERO.  If make_shared refuses, the folio leaves the file and is leaked, so
- *        that it cannot reach the allocator.
- * 11. gmem_state_commit(): readers of the map see the new state.  Then the statistics.
- * 12. kvm_gmem_invalidate_end(): faults that saw the old state retry.  If the range was
+ *     c. For each folio that is present, make_shared and return to the direct map if it
+ *        becomes shared, and zeroing for ZERO.  If make_shared refuses, the folio leaves
+ *        the file and is leaked, so that it cannot reach the allocator.
+ * 12. gmem_state_commit(): readers of the map see the new state.  Then the statistics.
+ * 13. kvm_gmem_invalidate_end(): faults that saw the old state retry.  If the range was
  *     claimed a start, of nothing, precedes the commit.
  *
  * Nothing is given to the platform when a page becomes private, see "Ways to give a
@@ -303,6 +305,16 @@ static bool kvm_gmem_make_shared(struct gmem_conversion *c, struct folio *folio)
 	return false;
 }
 
+/* Put @folio back into the direct map.  False if that can't be, and the folio is lost. */
+static bool kvm_gmem_return_folio(struct gmem_conversion *c, struct folio *folio)
+{
+	if (!kvm_gmem_is_out(c->f->inode, folio->index) || kvm_gmem_put_back(folio))
+		return true;
+
+	kvm_gmem_leak_unshared(c, folio);
+	return false;
+}
+
 static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *folio)
 {
 	bool moves = kvm_gmem_folio_moves(c, folio);
@@ -315,6 +327,9 @@ static void kvm_gmem_convert_folio(struct gmem_conversion *c, struct folio *foli
 					folio_next_index(folio) > c->end), folio);
 
 	if (moves && !c->to_private && !kvm_gmem_make_shared(c, folio))
+		return;
+
+	if (moves && !c->to_private && !kvm_gmem_return_folio(c, folio))
 		return;
 
 	if (moves)
@@ -477,6 +492,73 @@ static int kvm_gmem_cut_conversion(struct gmem_conversion *c)
 	       kvm_gmem_cut_edge(c, c->end, c->end - 1);
 }
 
+typedef int (*kvm_gmem_folio_fn)(struct folio *folio, void *arg);
+
+/* Call @fn for the folios of the range that change sides, until one fails. */
+static int kvm_gmem_for_each_moving(struct gmem_conversion *c, pgoff_t end,
+				    kvm_gmem_folio_fn fn, void *arg)
+{
+	struct address_space *mapping = c->f->inode->i_mapping;
+	pgoff_t index = c->start;
+	struct folio_batch fbatch;
+	int i, r = 0;
+
+	folio_batch_init(&fbatch);
+	while (!r && index < end && filemap_get_folios(mapping, &index, end - 1, &fbatch)) {
+		for (i = 0; !r && i < folio_batch_count(&fbatch); i++) {
+			if (kvm_gmem_folio_moves(c, fbatch.folios[i]))
+				r = fn(fbatch.folios[i], arg);
+		}
+		folio_batch_release(&fbatch);
+		cond_resched();
+	}
+
+	return r;
+}
+
+struct gmem_take_out {
+	struct direct_map_flush flush;
+	pgoff_t end;
+};
+
+static int kvm_gmem_take_out_moving(struct folio *folio, void *arg)
+{
+	struct gmem_take_out *t = arg;
+
+	t->end = folio->index;
+	return kvm_gmem_take_out(folio, &t->flush);
+}
+
+static int kvm_gmem_put_back_moving(struct folio *folio, void *arg)
+{
+	/* It was just taken out as it is, or in larger pieces by no one. */
+	WARN_ON_ONCE(!kvm_gmem_put_back(folio));
+	return 0;
+}
+
+/*
+ * Take what becomes private out of the direct map, if the file wants that, as the last
+ * thing that may fail.  No one has a translation when this returns 0, everything is back
+ * when it fails.  The pages are nobody's at the moment: users wait, the guest has no page
+ * that it could not have had before.
+ */
+static int kvm_gmem_take_out_range(struct gmem_conversion *c)
+{
+	struct gmem_take_out t = {};
+	int r;
+
+	kvm_gmem_assert_exclusive(c->f->inode, c->start, c->end);
+
+	if (!(GMEM_I(c->f->inode)->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP))
+		return 0;
+
+	r = kvm_gmem_for_each_moving(c, c->end, kvm_gmem_take_out_moving, &t);
+	if (r)
+		kvm_gmem_for_each_moving(c, t.end, kvm_gmem_put_back_moving, NULL);
+	direct_map_flush(&t.flush);
+	return r;
+}
+
 /*
  * What may fail and does not need all of the file.  On failure nothing has happened but
  * that users have to fault pages in again.
@@ -502,6 +584,8 @@ static int kvm_gmem_prepare_folios(struct gmem_conversion *c)
 		r = kvm_gmem_prepare_range(inode, c->start, c->end);
 	if (!r && discard)
 		r = kvm_gmem_reclaim_inode_range(inode, c->start, c->end);
+	if (!r && c->to_private && !discard)
+		r = kvm_gmem_take_out_range(c);
 
 	return r;
 }

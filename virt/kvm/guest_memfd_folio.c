@@ -46,6 +46,31 @@
  * under the walk.  The price is that a split that meets such a reference fails, as it
  * would for any holder.
  */
+
+/**
+ * DOC: Memory outside the direct map
+ *
+ * With GUEST_MEMFD_FLAG_NO_DIRECT_MAP the kernel has no standing mapping of the file's
+ * pages; of an in-place file's, of those that are private.  No bit of a folio says so:
+ * what is in the file, and private if the file is in place, is out.  Therefore:
+ *
+ * - A new folio has its content, zeros or what was written, and is taken out and flushed
+ *   before it enters the page cache.  If it cannot enter after all it is put back.
+ * - A folio that has left the page cache is put back and cleared, in ->free_folio(),
+ *   before its last reference can free it.  A user who holds an orphan of a shared page
+ *   has one that was in, and that is left alone.
+ * - A conversion to private takes folios out when everything else that may fail is done,
+ *   flushes once, and puts them back if it fails.  A conversion to shared puts them back
+ *   before it commits.  Between that and the commit nobody can reach the page: users wait,
+ *   the guest is unmapped.
+ * - An entry of the direct map is never larger than the folio in it that is out: before a
+ *   folio is split, the entry is, while that may fail.  So putting back changes whole
+ *   entries, takes no memory, and cannot fail.  Memory failure alone splits a folio without
+ *   asking; if there is no memory when such a page is put back, the page is leaked.
+ * - Who has to touch a page that is out uses direct_map_kmap_local(), page by page.
+ *
+ * GUP refuses all pages of files of fixed state, by a flag of the mapping.
+ */
 #include <linux/folio_batch.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
@@ -92,6 +117,118 @@ struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned 
 	return folio;
 }
 
+static void kvm_gmem_zero_page(struct page *page)
+{
+	void *vaddr;
+
+	if (PageHWPoison(page))
+		return;
+
+	vaddr = direct_map_kmap_local(page);
+	clear_page(vaddr);
+	direct_map_kunmap_local(vaddr);
+}
+
+/*
+ * Zero the pages [@start, @end) of the file as far as @folio has them, but for
+ * poisoned ones.  The caller makes sure that no one relies on the bytes; stores of
+ * whoever has the folio mapped may land before or after.
+ */
+void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end)
+{
+	pgoff_t index;
+
+	/* Memory failure may split a folio, but not one that is referenced. */
+	start = max(start, folio->index);
+	end = min(end, folio_next_index(folio));
+
+	for (index = start; index < end; index++) {
+		kvm_gmem_zero_page(folio_file_page(folio, index));
+		cond_resched();
+	}
+	flush_dcache_folio(folio);
+}
+
+/* Write zeros to all of @folio, which may be in no file. */
+static void kvm_gmem_clear_pages(struct folio *folio)
+{
+	long i;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		kvm_gmem_zero_page(folio_page(folio, i));
+		cond_resched();
+	}
+	flush_dcache_folio(folio);
+}
+
+/* The same, as what the guest or a user sees first of @folio. */
+static void kvm_gmem_clear_folio(const struct kvm_gmem_ops *ops, struct folio *folio)
+{
+	kvm_gmem_clear_pages(folio);
+	if (ops->fresh)
+		ops->fresh(folio_pfn(folio), folio_order(folio));
+	folio_mark_uptodate(folio);
+}
+
+/*
+ * Make @folio, which is locked, fit to be seen by a guest or a user: what the
+ * page held in its former life must not leak.
+ */
+void kvm_gmem_make_uptodate(struct folio *folio)
+{
+	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
+
+	if (!folio_test_uptodate(folio))
+		kvm_gmem_clear_folio(GMEM_I(folio->mapping->host)->ops, folio);
+}
+
+/* Take @folio out of the direct map; see direct_map_take_out(). */
+int kvm_gmem_take_out(struct folio *folio, struct direct_map_flush *flush)
+{
+	return direct_map_take_out(&folio->page, folio_nr_pages(folio), flush);
+}
+
+/*
+ * Put @folio back, if it is out.  False if that isn't possible, and @folio is lost: it is
+ * what memory failure has split, and there is no memory to do the same with the direct map.
+ */
+bool kvm_gmem_put_back(struct folio *folio)
+{
+	return !direct_map_put_back(&folio->page, folio_nr_pages(folio));
+}
+
+/*
+ * ->free_folio(): @folio has left its file, the caller has a reference.  What was out is
+ * nobody's now, and not for the kernel to read: clear it.  What was in may be an orphan in
+ * a user's hands.
+ */
+static void kvm_gmem_free_out_folio(struct folio *folio)
+{
+	bool was_out = !direct_map_has(&folio->page);
+
+	if (!kvm_gmem_put_back(folio))
+		kvm_gmem_leak_folio(folio);
+	else if (was_out)
+		kvm_gmem_clear_pages(folio);
+}
+
+const struct address_space_operations kvm_gmem_no_direct_map_aops =
+	KVM_GMEM_AOPS(kvm_gmem_free_out_folio);
+
+/* Give the new @folio its content, if it has none yet, and take it out. */
+static int kvm_gmem_hide_new_folio(const struct kvm_gmem_ops *ops, struct folio *folio)
+{
+	struct direct_map_flush flush = {};
+	int r;
+
+	if (!folio_test_uptodate(folio))
+		kvm_gmem_clear_folio(ops, folio);
+
+	r = kvm_gmem_take_out(folio, &flush);
+	direct_map_flush(&flush);
+	return r;
+}
+
 /*
  * Add @folio, which nobody knows yet, to the file at @index.  Returns 0, with the folio
  * locked, -EEXIST if another task was faster, or -ENOMEM.
@@ -99,16 +236,26 @@ struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned 
 int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
 {
 	struct address_space *mapping = f->inode->i_mapping;
+	bool is_out = kvm_gmem_is_out(f->inode, index);
 	long nr_pages = folio_nr_pages(folio);
 	bool is_private;
 	int r;
 
 	lockdep_assert_held(&mapping->invalidate_lock);
 
+	if (is_out) {
+		r = kvm_gmem_hide_new_folio(GMEM_I(f->inode)->ops, folio);
+		if (r)
+			return r;
+	}
+
 	r = filemap_add_folio(mapping, folio, index,
 			      kvm_gmem_gfp(mapping, folio_order(folio)));
-	if (r)
+	if (r) {
+		/* Nobody has split the folio, so this cannot fail. */
+		WARN_ON_ONCE(is_out && !kvm_gmem_put_back(folio));
 		return r;
+	}
 
 	/*
 	 * Nothing backs the page.  Clean folios are fair game for
@@ -234,49 +381,6 @@ struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index)
 	return folio;
 }
 
-/*
- * Zero the pages [@start, @end) of the file as far as @folio has them, but for
- * poisoned ones.  The caller makes sure that no one relies on the bytes; stores of
- * whoever has the folio mapped may land before or after.
- */
-void kvm_gmem_zero_pages(struct folio *folio, pgoff_t start, pgoff_t end)
-{
-	pgoff_t index;
-
-	/* Memory failure may split a folio, but not one that is referenced. */
-	start = max(start, folio->index);
-	end = min(end, folio_next_index(folio));
-
-	for (index = start; index < end; index++) {
-		struct page *page = folio_file_page(folio, index);
-
-		if (!PageHWPoison(page))
-			clear_highpage(page);
-		cond_resched();
-	}
-	flush_dcache_folio(folio);
-}
-
-/*
- * Make @folio, which is locked, fit to be seen by a guest or a user: what the
- * page held in its former life must not leak.
- */
-void kvm_gmem_make_uptodate(struct folio *folio)
-{
-	const struct kvm_gmem_ops *ops;
-
-	VM_WARN_ON_ONCE_FOLIO(!folio_test_locked(folio), folio);
-
-	if (folio_test_uptodate(folio))
-		return;
-
-	kvm_gmem_zero_pages(folio, 0, ULONG_MAX);
-	ops = GMEM_I(folio->mapping->host)->ops;
-	if (ops->fresh)
-		ops->fresh(folio_pfn(folio), folio_order(folio));
-	folio_mark_uptodate(folio);
-}
-
 /* Return the first index in [@start, @end) that has a folio, @end if none has. */
 pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end)
 {
@@ -358,7 +462,11 @@ static int kvm_gmem_try_cut(struct inode *inode, pgoff_t index, bool evenly)
 	if (folio->index < index) {
 		/* The LRU's batches may hold what was split before. */
 		lru_cache_drain_for_folio(folio, 1, NULL);
-		r = kvm_gmem_split_folio(folio, index, evenly);
+		/* What is split in vain stays split, and does no harm. */
+		if (kvm_gmem_is_out(inode, folio->index))
+			r = direct_map_split(&folio->page);
+		if (!r)
+			r = kvm_gmem_split_folio(folio, index, evenly);
 	}
 
 	folio_put(folio);

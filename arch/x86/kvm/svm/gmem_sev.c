@@ -241,7 +241,8 @@ static void sev_gmem_release_range(struct kvm *kvm, struct kvm_memory_slot *slot
 	if (!____sev_guest(kvm))
 		return;
 
-	if (range->end - range->start > PTRS_PER_PMD)
+	/* Lines can't be flushed by an address that the page doesn't have. */
+	if (range->end - range->start > PTRS_PER_PMD || kvm_gmem_slot_is_out(slot))
 		release.failed = true;
 	else
 		kvm_gmem_walk_range(range, sev_gmem_release_pages, &release);
@@ -263,7 +264,7 @@ static const struct kvm_gmem_ops sev_gmem_sev_ops = {
 /* Most of these VMs never are SEV guests: spare them the flushes of fresh pages. */
 static const struct kvm_gmem_ops sev_gmem_default_ops = {
 	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
-			  KVM_GMEM_HUGE_FLAG,
+			  KVM_GMEM_HUGE_FLAG | KVM_GMEM_NO_DIRECT_MAP_FLAG,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.aops		= &kvm_gmem_default_aops,

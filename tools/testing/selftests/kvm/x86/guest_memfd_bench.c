@@ -53,6 +53,7 @@ static const struct group {
 	{ "worst", worst_group, "Memory of the map, worst case" },
 	{ "file", file_group, "Files" },
 	{ "cold", cold_group, "Private memory that the guest touches first" },
+	{ "fill", fill_group, "Memory without a private side, filled" },
 	{ "peak", peak_group, "Peak memory of a guest that shares all of it once" },
 	{ "split", split_group, "One page of 2 MiB private memory: to shared, or punched" },
 	{ "convert", convert_group, "Change sides: mapped before, touched by the guest after" },

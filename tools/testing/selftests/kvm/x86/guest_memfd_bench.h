@@ -31,6 +31,11 @@ struct kvm_memory_attributes2 {
 #define KVM_SET_MEMORY_ATTRIBUTES2_DISCARD	BIT(16)
 #endif
 
+#ifndef GUEST_MEMFD_FLAG_NO_DIRECT_MAP
+#define GUEST_MEMFD_FLAG_NO_DIRECT_MAP		BIT(2)
+#define GUEST_MEMFD_FLAG_WRITE			BIT(3)
+#endif
+
 #ifndef KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES
 #define KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES	0x676d00
 #endif
@@ -204,6 +209,7 @@ void worst_group(void);
 void file_group(void);
 void cold_group(void);
 void peak_group(void);
+void fill_group(void);
 void convert_group(void);
 void split_group(void);
 

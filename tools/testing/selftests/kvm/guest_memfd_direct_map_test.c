@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd outside the kernel's direct map: the host kernel cannot read the memory,
+ * nor hand it to anyone who would, and users and guests use it as any other.
+ *
+ * /proc/kcore shows what the kernel can read: zeros where it has no mapping.
+ */
+#include "gmem_util.h"
+#include "kvm_test_harness.h"
+
+#include <elf.h>
+#include <sys/mman.h>
+
+/* Page i holds VAL + i; OTHER is what the next writer leaves there. */
+#define VAL		0x1122334455660000ul
+#define OTHER		0x99aabbccddee0000ul
+
+#define HIDDEN		GUEST_MEMFD_FLAG_NO_DIRECT_MAP
+#define WRITE		GUEST_MEMFD_FLAG_WRITE
+#define HUGE		GUEST_MEMFD_FLAG_HUGE
+#define SHARED		(GMEM_SHARED_FILE | HIDDEN | WRITE)
+
+#define NR		16ul
+
+/* Pages of a block, i.e. entries of a table of 8 bytes each. */
+#define BLOCK		(PAGE_SIZE / 8)
+#define NR_MAPPED	(2 * BLOCK)
+
+static void setup(struct kvm_vm **vm, struct kvm_vcpu **vcpu, bool protected)
+{
+	gmem_page_size = getpagesize();
+	gmem_test_init();
+
+#ifdef __x86_64__
+	if (protected)
+		*vm = gmem_vm_create(1, gmem_guest_server, vcpu);
+	else
+#endif
+		*vm = vm_create_with_one_vcpu(vcpu, gmem_guest_server);
+
+	sync_global_to_guest(*vm, gmem_page_size);
+	vcpu_args_set(*vcpu, 1, 0);
+	virt_map(*vm, GMEM_GPA, GMEM_GPA, NR_MAPPED);
+}
+
+static bool offered(struct kvm_vm *vm, u64 flags)
+{
+	return (vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & flags) == flags;
+}
+
+FIXTURE(direct_map) {
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+};
+
+FIXTURE_SETUP(direct_map)
+{
+	setup(&self->vm, &self->vcpu, false);
+	if (!offered(self->vm, HIDDEN))
+		SKIP(return, "The direct map can't be changed");
+}
+
+FIXTURE_TEARDOWN(direct_map)
+{
+	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_shared), 0);
+	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_private), 0);
+	kvm_vm_free(self->vm);
+}
+
+#define HIDDEN_TEST(name)	TEST_F_TIMEOUT(direct_map, name, GMEM_TIMEOUT_S)
+
+/* ---- What the kernel can read ---- */
+
+/* The physical address of what is mapped, and present, at @p. */
+static u64 physical(void *p)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	u64 entry;
+
+	TEST_ASSERT(fd >= 0, "pagemap: %s", strerror(errno));
+	READ_ONCE(*(u64 *)p);
+	TEST_ASSERT(pread(fd, &entry, sizeof(entry), (u64)p / PAGE_SIZE * 8) == sizeof(entry),
+		    "pagemap: %s", strerror(errno));
+	close(fd);
+	TEST_ASSERT(entry >> 63, "Nothing is mapped at %p", p);
+	return (entry & ((1ull << 55) - 1)) * PAGE_SIZE;
+}
+
+/* The first word at physical address @pa by the direct map; zero if that has none. */
+static u64 kernel_reads(u64 pa)
+{
+	int fd = open("/proc/kcore", O_RDONLY);
+	Elf64_Phdr phdr;
+	Elf64_Ehdr ehdr;
+	u64 val;
+	int i;
+
+	TEST_ASSERT(fd >= 0, "/proc/kcore: %s", strerror(errno));
+	TEST_ASSERT(pread(fd, &ehdr, sizeof(ehdr), 0) == sizeof(ehdr), "ELF header");
+
+	for (i = 0; i < ehdr.e_phnum; i++) {
+		TEST_ASSERT(pread(fd, &phdr, sizeof(phdr), ehdr.e_phoff + i * sizeof(phdr)) ==
+			    sizeof(phdr), "Program header %d", i);
+		if (phdr.p_type != PT_LOAD || pa < phdr.p_paddr ||
+		    pa - phdr.p_paddr >= phdr.p_memsz)
+			continue;
+
+		TEST_ASSERT(pread(fd, &val, sizeof(val), phdr.p_offset + pa - phdr.p_paddr) ==
+			    sizeof(val), "Reading 0x%lx: %s", pa, strerror(errno));
+		close(fd);
+		return val;
+	}
+
+	TEST_FAIL("/proc/kcore doesn't have 0x%lx", pa);
+	return 0;
+}
+
+#define expect_hidden(pa)							\
+do {										\
+	u64 __pa = (pa), __got = kernel_reads(__pa);				\
+										\
+	TEST_ASSERT(!__got, "The kernel reads 0x%lx at 0x%lx", __got, __pa);	\
+} while (0)
+
+#define expect_visible(pa, val)							\
+do {										\
+	u64 __pa = (pa), __want = (val), __got = kernel_reads(__pa);		\
+										\
+	TEST_ASSERT(__got == __want, "The kernel reads 0x%lx at 0x%lx, want 0x%lx", \
+		    __got, __pa, __want);					\
+} while (0)
+
+/* Without the flag the same pages are there for all to read, or this proves nothing. */
+static void who_reads(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 nr, u64 flags)
+{
+	struct gmem g;
+	u64 i;
+
+	gmem_new(&g, vm, nr, flags & ~HIDDEN);
+	gmem_host_fill(&g, 0, nr, VAL);
+	for (i = 0; i < nr; i += nr / 8)
+		expect_visible(physical(g.mem + i * PAGE_SIZE), VAL + i);
+	gmem_destroy(&g);
+
+	gmem_new(&g, vm, nr, flags);
+	gmem_host_fill(&g, 0, nr / 2, VAL);
+	gmem_guest_fill(vcpu, &g, nr / 2, nr / 2, VAL + nr / 2);
+	for (i = 0; i < nr; i += nr / 8)
+		expect_hidden(physical(g.mem + i * PAGE_SIZE));
+	gmem_host_check(&g, 0, nr, VAL);
+	gmem_guest_check_fill(vcpu, &g, 0, nr, VAL);
+	gmem_destroy(&g);
+}
+
+HIDDEN_TEST(pages)
+{
+	who_reads(self->vm, self->vcpu, NR, SHARED);
+}
+
+HIDDEN_TEST(large_pages)
+{
+	if (!offered(self->vm, HUGE))
+		SKIP(return, "No large folios in guest_memfd");
+
+	who_reads(self->vm, self->vcpu, 2 * BLOCK, SHARED | HUGE);
+}
+
+/* What comes by write(), fallocate() and pre-faults is as hidden as what is touched. */
+HIDDEN_TEST(filled)
+{
+	u8 *src = kvm_mmap(NR * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			   MAP_ANONYMOUS | MAP_PRIVATE, -1);
+	struct gmem g;
+	u64 i;
+
+	for (i = 0; i < NR; i++)
+		gmem_fill_words((u64 *)(src + i * PAGE_SIZE), VAL + i);
+
+	gmem_new(&g, self->vm, NR, SHARED);
+	TEST_ASSERT_EQ(pwrite(g.fd, src, 8 * PAGE_SIZE, 0), 8 * PAGE_SIZE);
+	gmem_allocate(&g, 8, 8);
+	for (i = 0; i < 8; i++)
+		expect_hidden(physical(g.mem + i * PAGE_SIZE));
+	gmem_host_check(&g, 0, 8, VAL);
+	gmem_host_check_zero(&g, 8, 8);
+	gmem_host_fill(&g, 8, 8, VAL + 8);
+	expect_hidden(physical(g.mem + 9 * PAGE_SIZE));
+
+	/* A page that loses to one that is there stays out of harm's way. */
+	TEST_ASSERT(pwrite(g.fd, src, PAGE_SIZE, 0) == -1 && errno == EEXIST, "pwrite()");
+	gmem_destroy(&g);
+	kvm_munmap(src, NR * PAGE_SIZE);
+}
+
+/* Single pages of a block go and come, the rest stays as it is. */
+HIDDEN_TEST(pieces)
+{
+	u64 pa, page;
+	struct gmem g;
+
+	if (!offered(self->vm, HUGE))
+		SKIP(return, "No large folios in guest_memfd");
+
+	gmem_new(&g, self->vm, 2 * BLOCK, SHARED | HUGE);
+	gmem_host_fill(&g, 0, 2 * BLOCK, VAL);
+	for (page = 3; page < 2 * BLOCK; page += BLOCK / 4) {
+		pa = physical(g.mem + (page + 1) * PAGE_SIZE);
+		gmem_punch(&g, page, 1);
+		expect_hidden(pa);
+		gmem_host_fill(&g, page, 1, OTHER);
+		expect_hidden(physical(g.mem + page * PAGE_SIZE));
+		gmem_host_check(&g, page - 1, 1, VAL + page - 1);
+		gmem_host_check(&g, page + 1, 1, VAL + page + 1);
+		gmem_guest_check_fill(self->vcpu, &g, page + 1, 1, VAL + page + 1);
+	}
+	gmem_destroy(&g);
+}
+
+/* ---- Who is refused ---- */
+
+#define expect_errno(expr, error)						\
+do {										\
+	long __r = (expr);							\
+	int __errno = errno, __want = (error);					\
+										\
+	TEST_ASSERT(__r == -1 && __errno == __want, #expr ": %ld, %s, want %s", \
+		    __r, strerror(__errno), strerror(__want));			\
+} while (0)
+
+/* Nobody gets hold of a page, be it for a read, a write or a DMA. */
+static void refused(struct gmem *g)
+{
+	struct iovec local = { &(u64){ 0 }, 8 }, remote = { g->mem, 8 };
+	int fd, pipes[2];
+
+	TEST_ASSERT(hold_by_pin(g->mem, PAGE_SIZE) < 0, "A page could be pinned");
+	TEST_ASSERT(hold_by_pin(g->mem, NR * PAGE_SIZE) < 0, "Pages could be pinned");
+
+	TEST_ASSERT(!pipe(pipes), "pipe");
+	expect_errno(vmsplice(pipes[1], &(struct iovec){ g->mem, PAGE_SIZE }, 1, 0), EFAULT);
+	close(pipes[0]);
+	close(pipes[1]);
+
+	expect_errno(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	expect_errno(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+
+	fd = open("/proc/self/mem", O_RDWR);
+	TEST_ASSERT(fd >= 0, "/proc/self/mem");
+	expect_errno(pread(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
+	expect_errno(pwrite(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
+	close(fd);
+
+	expect_errno(madvise(g->mem, PAGE_SIZE, MADV_POPULATE_READ), EFAULT);
+}
+
+HIDDEN_TEST(no_gup)
+{
+	struct gmem g;
+	int fd;
+
+	/* All of it works with the flag off. */
+	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
+	gmem_host_fill(&g, 0, NR, VAL);
+	fd = hold_by_pin(g.mem, PAGE_SIZE);
+	TEST_ASSERT(fd >= 0, "No page can be pinned at all");
+	release_pin(fd);
+	gmem_destroy(&g);
+
+	gmem_new(&g, self->vm, NR, SHARED);
+	gmem_host_fill(&g, 0, NR, VAL);
+	refused(&g);
+	gmem_host_check(&g, 0, NR, VAL);
+	gmem_destroy(&g);
+}
+
+HIDDEN_TEST(no_gup_large)
+{
+	struct gmem g;
+
+	if (!offered(self->vm, HUGE))
+		SKIP(return, "No large folios in guest_memfd");
+
+	gmem_new(&g, self->vm, BLOCK, SHARED | HUGE);
+	gmem_host_fill(&g, 0, BLOCK, VAL);
+	refused(&g);
+	gmem_host_check(&g, 0, BLOCK, VAL);
+	gmem_destroy(&g);
+}
+
+/* System calls copy through the user's own mapping, which is as good as ever. */
+HIDDEN_TEST(copies)
+{
+	int fd = memfd_create("copy", 0);
+	struct gmem g;
+
+	gmem_new(&g, self->vm, NR, SHARED);
+	gmem_host_fill(&g, 0, 4, VAL);
+	TEST_ASSERT_EQ(write(fd, g.mem, 4 * PAGE_SIZE), 4 * PAGE_SIZE);
+	TEST_ASSERT_EQ(pread(fd, g.mem + 4 * PAGE_SIZE, 4 * PAGE_SIZE, 0), 4 * PAGE_SIZE);
+	gmem_host_check(&g, 4, 4, VAL);
+	close(fd);
+	gmem_destroy(&g);
+}
+
+/* The flag is refused where it isn't offered, whatever else is asked. */
+HIDDEN_TEST(offers)
+{
+	u64 flags = vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS);
+	int fd = __vm_create_guest_memfd(self->vm, PAGE_SIZE, HIDDEN);
+
+	TEST_ASSERT((fd >= 0) == !!(flags & HIDDEN), "Created: %d, offered: 0x%lx", fd, flags);
+	if (fd >= 0)
+		close(fd);
+}
+
+#ifdef __x86_64__
+/* ---- Files that convert ---- */
+
+FIXTURE(in_place) {
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+};
+
+FIXTURE_SETUP(in_place)
+{
+	setup(&self->vm, &self->vcpu, true);
+}
+
+FIXTURE_TEARDOWN(in_place)
+{
+	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_shared), 0);
+	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_private), 0);
+	kvm_vm_free(self->vm);
+}
+
+#define IN_PLACE_TEST(name)	TEST_F_TIMEOUT(in_place, name, GMEM_TIMEOUT_S)
+
+/* Private is out, shared is in, and the bytes are the same. */
+static void convert_all(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 nr, u64 flags)
+{
+	struct gmem g;
+	u64 *pa, i;
+
+	pa = calloc(nr, sizeof(*pa));
+	gmem_new(&g, vm, nr, flags);
+	gmem_host_fill(&g, 0, nr, VAL);
+	for (i = 0; i < nr; i++)
+		pa[i] = physical(g.mem + i * PAGE_SIZE);
+
+	expect_visible(pa[1], VAL + 1);
+	gmem_to_private(&g, 0, nr, GMEM_PRESERVE);
+	for (i = 0; i < nr; i += nr / 8)
+		expect_hidden(pa[i]);
+	gmem_guest_check_fill(vcpu, &g, 0, nr, VAL);
+
+	/* A part of it. */
+	gmem_to_shared(&g, nr / 2 + 1, nr / 4, GMEM_PRESERVE);
+	for (i = 0; i < nr; i++) {
+		if (i < nr / 2 + 1 || i >= nr / 2 + 1 + nr / 4)
+			expect_hidden(pa[i]);
+		else
+			expect_visible(pa[i], VAL + i);
+	}
+	gmem_host_check(&g, nr / 2 + 1, nr / 4, VAL + nr / 2 + 1);
+
+	gmem_to_shared(&g, 0, nr, GMEM_PRESERVE);
+	gmem_host_check(&g, 0, nr, VAL);
+	for (i = 0; i < nr; i++)
+		expect_visible(pa[i], VAL + i);
+	gmem_destroy(&g);
+	free(pa);
+}
+
+IN_PLACE_TEST(conversions)
+{
+	convert_all(self->vm, self->vcpu, NR, SHARED);
+}
+
+IN_PLACE_TEST(large_conversions)
+{
+	convert_all(self->vm, self->vcpu, BLOCK, SHARED | HUGE);
+}
+
+/* What is shared may be pinned, and what is pinned does not go private nor out. */
+IN_PLACE_TEST(held)
+{
+	struct gmem g;
+	u64 pa;
+	int fd;
+
+	gmem_new(&g, self->vm, NR, SHARED);
+	gmem_host_fill(&g, 0, NR, VAL);
+	pa = physical(g.mem + 3 * PAGE_SIZE);
+	fd = hold_by_pin(g.mem + 3 * PAGE_SIZE, PAGE_SIZE);
+	TEST_ASSERT(fd >= 0, "A shared page can't be pinned");
+	expect_held(&g, 0, NR, GMEM_PRESERVE, 3);
+	expect_visible(pa, VAL + 3);
+	gmem_host_check(&g, 0, NR, VAL);
+
+	release_pin(fd);
+	gmem_to_private(&g, 0, NR, GMEM_PRESERVE);
+	expect_hidden(pa);
+	gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
+	gmem_destroy(&g);
+}
+
+/* ZERO and DISCARD, both ways, on what is out and what is in. */
+IN_PLACE_TEST(content)
+{
+	struct gmem g;
+	u64 i;
+
+	gmem_new(&g, self->vm, NR, SHARED);
+	for (i = 0; i < ARRAY_SIZE(gmem_content_flags); i++) {
+		u64 flags = gmem_content_flags[i];
+
+		gmem_host_fill(&g, 0, NR, VAL);
+		gmem_to_private(&g, 0, NR, flags);
+		if (flags & (GMEM_ZERO | GMEM_DISCARD))
+			gmem_guest_check_zero(self->vcpu, &g, 0, NR);
+		else
+			gmem_guest_check_fill(self->vcpu, &g, 0, NR, VAL);
+
+		/* Again, of pages that are there already. */
+		gmem_guest_fill(self->vcpu, &g, 0, NR, OTHER);
+		gmem_to_private(&g, 0, NR, flags);
+		if (flags & (GMEM_ZERO | GMEM_DISCARD))
+			gmem_guest_check_zero(self->vcpu, &g, 0, NR);
+		else
+			gmem_guest_check_fill(self->vcpu, &g, 0, NR, OTHER);
+
+		gmem_guest_fill(self->vcpu, &g, 0, NR, OTHER);
+		gmem_to_shared(&g, 0, NR, flags);
+		if (flags & (GMEM_ZERO | GMEM_DISCARD))
+			gmem_host_check_zero(&g, 0, NR);
+		else
+			gmem_host_check(&g, 0, NR, OTHER);
+		gmem_punch(&g, 0, NR);
+	}
+	gmem_destroy(&g);
+}
+
+/* A file with two backings has private pages only: all of them are out. */
+IN_PLACE_TEST(two_backings)
+{
+	u64 flags = HIDDEN | WRITE;
+	struct gmem g;
+	u8 *src = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, -1);
+
+	gmem_create(&g, self->vm, NR * PAGE_SIZE, flags);
+	TEST_ASSERT_EQ(pwrite(g.fd, src, PAGE_SIZE, 0), PAGE_SIZE);
+	gmem_allocate(&g, 1, NR - 1);
+	gmem_punch(&g, 2, 3);
+	kvm_close(g.fd);
+	kvm_munmap(src, PAGE_SIZE);
+}
+#endif /* __x86_64__ */
+
+TEST_HARNESS_MAIN

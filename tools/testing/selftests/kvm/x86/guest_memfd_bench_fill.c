@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd_bench: memory of a VM without private memory is filled: by the guest, by
+ * fallocate(), through a mapping, and by write(); in the direct map and outside.
+ */
+#include "guest_memfd_bench.h"
+
+#define SHARED_FILE	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+
+static const struct fill_kind {
+	const char *id;
+	const char *label;
+	u64 flags;
+} fill_kinds[] = {
+	{ "pages", "pages", 0 },
+	{ "pages-hidden", "pages, no direct map", GUEST_MEMFD_FLAG_NO_DIRECT_MAP },
+	{ "large", "huge", GUEST_MEMFD_FLAG_HUGE },
+	{ "large-hidden", "huge, no direct map",
+	  GUEST_MEMFD_FLAG_HUGE | GUEST_MEMFD_FLAG_NO_DIRECT_MAP },
+};
+
+struct fill {
+	struct samples touch;
+	struct samples allocate;
+	struct samples copy;
+	struct samples write;
+	struct samples punch;
+	struct samples end;
+};
+
+/* Memory with content, to be copied. */
+static void *new_source(u64 size)
+{
+	void *src = map_sparse(size);
+
+	memset(src, 0x5a, size);
+	return src;
+}
+
+static void open_file(struct bench *b, const struct fill_kind *k, bool guest)
+{
+	if (guest)
+		new_guest(b, KVM_X86_DEFAULT_VM, args.touch);
+	else
+		*b = (struct bench) { .vm = vm_create_barebones(), .fd = -1 };
+	open_inplace(b, args.touch, SHARED_FILE | GUEST_MEMFD_FLAG_WRITE | k->flags);
+	bind_slot(b);
+}
+
+static void fill_by_copy(struct bench *b, void *src)
+{
+	void *mem = kvm_mmap(args.touch, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd);
+
+	memcpy(mem, src, args.touch);
+	kvm_munmap(mem, args.touch);
+}
+
+static void fill_by_write(struct bench *b, void *src)
+{
+	ssize_t r = pwrite(b->fd, src, args.touch, 0);
+
+	TEST_ASSERT(r == args.touch, "pwrite: %ld (%s)", r, strerror(errno));
+}
+
+static void run_fill(const struct fill_kind *k, void *src, struct fill *f)
+{
+	struct bench b;
+
+	open_file(&b, k, true);
+	sample(&f->touch, TICKS(touch(&b, 0, args.touch)));
+	close_bench(&b);
+
+	open_file(&b, k, false);
+	sample(&f->allocate, TICKS(kvm_fallocate(b.fd, ALLOCATE, 0, args.touch)));
+	sample(&f->punch, TICKS(kvm_fallocate(b.fd, PUNCH, 0, args.touch)));
+	sample(&f->copy, TICKS(fill_by_copy(&b, src)));
+	kvm_fallocate(b.fd, PUNCH, 0, args.touch);
+	sample(&f->write, TICKS(fill_by_write(&b, src)));
+	sample(&f->end, TICKS(close_bench(&b)));
+}
+
+static void fill_row(struct samples *s, const struct fill_kind *k, const char *what,
+		     const char *label)
+{
+	row(median(s), unit, name("%s-%s", k->id, what), NULL, "%s %s, %s", label,
+	    size_name(args.touch), k->label);
+}
+
+static void fill_rows(const struct fill_kind *k, void *src)
+{
+	static struct fill f;
+
+	at("memory is filled, %s", k->label);
+	f = (struct fill) {};
+	run_fill(k, src, &f);
+	fill_row(&f.touch, k, "touch", "guest touches");
+	fill_row(&f.allocate, k, "allocate", "fallocate");
+	fill_row(&f.copy, k, "copy", "copy through a mapping");
+	fill_row(&f.write, k, "write", "write");
+	fill_row(&f.punch, k, "hole", "punch");
+	fill_row(&f.end, k, "end", "tear down a VM with");
+}
+
+void fill_group(void)
+{
+	const u64 offered = kvm_check_cap(KVM_CAP_GUEST_MEMFD_FLAGS);
+	void *src;
+	int i;
+
+	if (!(offered & GUEST_MEMFD_FLAG_WRITE))
+		return;
+
+	src = new_source(args.touch);
+	for (i = 0; i < ARRAY_SIZE(fill_kinds); i++) {
+		if (!(fill_kinds[i].flags & ~offered))
+			fill_rows(&fill_kinds[i], src);
+	}
+	kvm_munmap(src, args.touch);
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of memory outside the direct map.  Included by gmem_core_test.c, whose VM,
+ * file and helpers they use.
+ *
+ * The direct map itself is looked at, page by page: what is in the file, and private if
+ * the file is in place, is out, and nothing else is.
+ */
+
+#define HIDDEN		GUEST_MEMFD_FLAG_NO_DIRECT_MAP
+
+/* A VM type that has in-place files, and no say in anything. */
+static const struct kvm_gmem_ops hidden_ops = {
+	.create_flags	 = GUEST_MEMFD_FLAG_INIT_SHARED | GUEST_MEMFD_FLAG_HUGE | HIDDEN,
+	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
+	.max_order	 = LARGE_ORDER,
+	.zap_on_convert	 = true,
+	.aops		 = &kvm_gmem_default_aops,
+	.content	 = double_content,
+	.may_convert	 = double_may_convert,
+	.prepare_convert = double_prepare_convert,
+};
+
+/* One without private memory. */
+static const struct kvm_gmem_ops hidden_fixed_ops = {
+	.create_flags	 = GUEST_MEMFD_FLAG_INIT_SHARED | GUEST_MEMFD_FLAG_HUGE | HIDDEN,
+	.max_order	 = LARGE_ORDER,
+	.zap_on_convert	 = true,
+	.aops		 = &kvm_gmem_default_aops,
+};
+
+static struct page *page_at(pgoff_t index)
+{
+	struct folio *folio = filemap_get_folio(dbl->f->inode->i_mapping, index);
+
+	if (IS_ERR(folio))
+		return NULL;
+
+	folio_put(folio);
+	return folio_file_page(folio, index);
+}
+
+static void expect_present(struct kunit *test, pgoff_t start, pgoff_t end)
+{
+	for (; start < end; start++)
+		KUNIT_EXPECT_NOT_NULL_MSG(test, page_at(start), "page %lu", start);
+}
+
+/* All that is present in the file is where it should be. */
+static void expect_hidden(struct kunit *test)
+{
+	struct inode *inode = dbl->f->inode;
+	struct page *page;
+	pgoff_t index;
+	bool out;
+
+	for (index = 0; index < NR_PAGES; index++) {
+		page = page_at(index);
+		if (!page)
+			continue;
+
+		out = !GMEM_I(inode)->in_place || kvm_gmem_index_is_private(inode, index);
+		KUNIT_EXPECT_EQ_MSG(test, direct_map_has(page), !out, "page %lu", index);
+	}
+}
+
+static void hidden_allocate(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(0, 8, true, 0), 0);
+	KUNIT_ASSERT_EQ(test, allocate(2, 13), 0);
+	expect_present(test, 2, 13);
+	expect_hidden(test);
+
+	/* What was allocated after it became private is as good as zeroed at a touch. */
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
+	KUNIT_EXPECT_EQ(test, order_at(4), LARGE_ORDER);
+	expect_accounts(test);
+}
+
+static void hidden_convert(struct kunit *test)
+{
+	fill_block(0, 0x10);
+	fill_block(4, 0x40);
+	fill(9, 0x99);
+	expect_hidden(test);
+
+	/* Whole folios, a part of one, and a page; and holes. */
+	KUNIT_EXPECT_EQ(test, convert(2, 12, true, PRESERVE), 0);
+	expect_state(test, 2, 12, true);
+	expect_hidden(test);
+	expect_block(test, 0, 0x10);
+	expect_block(test, 4, 0x40);
+	KUNIT_EXPECT_EQ(test, byte_at(9), 0x99);
+
+	/* Back, in parts that cut a folio which is out. */
+	KUNIT_EXPECT_EQ(test, convert(5, 6, false, PRESERVE), 0);
+	expect_hidden(test);
+	KUNIT_EXPECT_EQ(test, convert(3, 10, false, PRESERVE), 0);
+	expect_hidden(test);
+	expect_block(test, 4, 0x40);
+	expect_accounts(test);
+}
+
+static void hidden_zero(struct kunit *test)
+{
+	fill_block(0, 0x10);
+	fill_block(4, 0x40);
+	KUNIT_EXPECT_EQ(test, convert(0, 6, true, ZERO), 0);
+	expect_hidden(test);
+	KUNIT_EXPECT_EQ(test, byte_at(5), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(6), 0x46);
+
+	/* Private already, hence out already, and zeroed where it is. */
+	fill(1, 0x11);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+	KUNIT_EXPECT_EQ(test, convert(0, 3, true, ZERO), 0);
+	KUNIT_EXPECT_LE(test, byte_at(1), 0);
+	expect_hidden(test);
+
+	fill(1, 0x11);
+	KUNIT_EXPECT_EQ(test, convert(0, 3, false, ZERO), 0);
+	KUNIT_EXPECT_LE(test, byte_at(1), 0);
+	expect_hidden(test);
+}
+
+/* What fails leaves everything where it was. */
+static void hidden_fails(struct kunit *test)
+{
+	struct folio *folio;
+	pgoff_t error;
+
+	fill_block(0, 0x10);
+	fill_block(4, 0x40);
+	fail_hook(MAY_CONVERT, 1, -EPERM);
+	KUNIT_EXPECT_EQ(test, convert(0, 8, true, 0), -EPERM);
+	expect_hidden(test);
+
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 4);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	KUNIT_EXPECT_EQ(test, try_convert(0, 8, true, 0, &error), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, error, 4);
+	expect_state(test, 0, 8, false);
+	expect_hidden(test);
+	folio_put(folio);
+
+	KUNIT_EXPECT_EQ(test, convert(0, 8, true, 0), 0);
+	expect_hidden(test);
+	expect_block(test, 4, 0x40);
+}
+
+/* What leaves the file is back, however it leaves. */
+static void hidden_leave(struct kunit *test)
+{
+	struct page *pages[NR_PAGES];
+	pgoff_t index;
+
+	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
+	KUNIT_ASSERT_EQ(test, allocate(0, NR_PAGES), 0);
+	for (index = 0; index < NR_PAGES; index++) {
+		pages[index] = page_at(index);
+		KUNIT_ASSERT_NOT_NULL(test, pages[index]);
+		get_page(pages[index]);
+	}
+
+	/* The reference is in the way of a split: whole folios. */
+	KUNIT_EXPECT_EQ(test, punch(0, 4), 0);
+	KUNIT_EXPECT_EQ(test, convert(4, 8, true, DISCARD), 0);
+	KUNIT_EXPECT_EQ(test, convert(8, 12, false, DISCARD), 0);
+	for (index = 0; index < NR_PAGES; index++)
+		KUNIT_EXPECT_EQ_MSG(test, direct_map_has(pages[index]), index < 12,
+				    "page %lu", index);
+
+	close_fd(dbl->fd);
+	dbl->fd = -1;
+	flush_delayed_fput();
+	for (index = 0; index < NR_PAGES; index++) {
+		KUNIT_EXPECT_TRUE_MSG(test, direct_map_has(pages[index]), "page %lu", index);
+		put_page(pages[index]);
+	}
+}
+
+/* A piece of a folio that is out leaves, the rest stays out. */
+static void hidden_leave_piece(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
+	fill_block(0, 0x10);
+	fill_block(4, 0x40);
+	KUNIT_EXPECT_EQ(test, punch(1, 2), 0);
+	KUNIT_EXPECT_EQ(test, convert(6, 7, true, DISCARD), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(0), 0x10);
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0x12);
+	KUNIT_EXPECT_EQ(test, byte_at(5), 0x45);
+	KUNIT_EXPECT_EQ(test, byte_at(7), 0x47);
+	expect_hidden(test);
+}
+
+/* A folio that loses the race for its index was out, and must not be freed so. */
+static void hidden_loses_race(struct kunit *test)
+{
+	struct address_space *mapping = dbl->f->inode->i_mapping;
+	struct folio *folio;
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, convert(0, 4, true, 0), 0);
+	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
+
+	folio = kvm_gmem_alloc_folio(dbl->f, 0, 0);
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	page = &folio->page;
+
+	filemap_invalidate_lock_shared(mapping);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_add_folio(dbl->f, folio, 0), -EEXIST);
+	filemap_invalidate_unlock_shared(mapping);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
+	folio_put(folio);
+	expect_hidden(test);
+}
+
+/* In a file of fixed state all is out, from the first moment on. */
+static void hidden_fixed(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, allocate(0, 6), 0);
+	fill(9, 0x99);
+	expect_present(test, 0, 6);
+	expect_hidden(test);
+	KUNIT_EXPECT_TRUE(test, mapping_no_direct_map(dbl->f->inode->i_mapping));
+	KUNIT_EXPECT_EQ(test, punch(2, 3), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(9), 0x99);
+	KUNIT_EXPECT_EQ(test, byte_at(3), 0);
+	expect_hidden(test);
+}
+
+/* Pages of the machine that the kernel can't reach, but for those that are reserved. */
+static unsigned long nr_out(void)
+{
+	unsigned long pfn, nr = 0;
+	struct page *page;
+	int nid;
+
+	for_each_online_node(nid) {
+		for (pfn = node_start_pfn(nid); pfn < node_end_pfn(nid); pfn++) {
+			page = pfn_to_online_page(pfn);
+			if (page && !PageReserved(page) && !direct_map_has(page))
+				nr++;
+			if (!(pfn % SZ_64K))
+				cond_resched();
+		}
+	}
+	return nr;
+}
+
+/*
+ * Walk the direct map of the whole machine: out is what is in the file, and when that is
+ * closed everything is as before.
+ */
+static void hidden_machine(struct kunit *test)
+{
+	unsigned long before = nr_out();
+
+	KUNIT_ASSERT_EQ(test, convert(0, 10, true, 0), 0);
+	KUNIT_ASSERT_EQ(test, allocate(0, NR_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, nr_out(), before + 10);
+	KUNIT_ASSERT_EQ(test, convert(1, 3, false, 0), 0);
+	KUNIT_EXPECT_EQ(test, nr_out(), before + 8);
+
+	close_fd(dbl->fd);
+	dbl->fd = -1;
+	flush_delayed_fput();
+	KUNIT_EXPECT_EQ(test, nr_out(), before);
+}
+
+static int hidden_init_ops(struct kunit *test, const struct kvm_gmem_ops *ops)
+{
+	if (!direct_map_can_have_holes())
+		kunit_skip(test, "The direct map can't be changed");
+	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
+		kunit_skip(test, "Folios can't be split without THP");
+
+	return gmem_test_init(test, ops, GUEST_MEMFD_FLAG_HUGE | HIDDEN);
+}
+
+static int hidden_init(struct kunit *test)
+{
+	return hidden_init_ops(test, &hidden_ops);
+}
+
+static int hidden_fixed_init(struct kunit *test)
+{
+	return hidden_init_ops(test, &hidden_fixed_ops);
+}
+
+static struct kunit_case hidden_cases[] = {
+	KUNIT_CASE(hidden_allocate),
+	KUNIT_CASE(hidden_convert),
+	KUNIT_CASE(hidden_zero),
+	KUNIT_CASE(hidden_fails),
+	KUNIT_CASE(hidden_leave),
+	KUNIT_CASE(hidden_leave_piece),
+	KUNIT_CASE(hidden_loses_race),
+	KUNIT_CASE_SLOW(hidden_machine),
+	{}
+};
+
+static struct kunit_suite hidden_suite = {
+	.name = "gmem_direct_map",
+	.init = hidden_init,
+	.exit = gmem_core_exit,
+	.test_cases = hidden_cases,
+};
+
+static struct kunit_case hidden_fixed_cases[] = {
+	KUNIT_CASE(hidden_fixed),
+	{}
+};
+
+static struct kunit_suite hidden_fixed_suite = {
+	.name = "gmem_direct_map_fixed",
+	.init = hidden_fixed_init,
+	.exit = gmem_core_exit,
+	.test_cases = hidden_fixed_cases,
+};
