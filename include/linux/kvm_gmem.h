@@ -161,6 +161,14 @@ struct kvm_gmem_ops {
 	bool zeroes_private;
 
 	/**
+	 * @host_private: The host kernel may read and write private pages, and what it
+	 * sees and writes is what the guest does: "private" is what KVM makes of it, or
+	 * the VM type knows no other side.  KVM's own accesses to guest memory then reach
+	 * private pages as well; else they fail there, as on unmapped memory.
+	 */
+	bool host_private;
+
+	/**
 	 * @aops: The address space operations of the VM type's files, made by
 	 * KVM_GMEM_AOPS().  They are per VM type so that ->free_folio() can give a page
 	 * back to the host when neither VM nor mapping exist any more.

@@ -284,7 +284,7 @@ static void create_vm(struct vm *vm, int kvm)
 	if (vm->mem == MAP_FAILED || !vm->private)
 		err(1, "guest memory");
 
-	/* KVM's own accesses to shared pages go through userspace_addr. */
+	/* With two backings this is the shared half; else it is for KVM's error reports. */
 	slot.guest_memfd = vm->gmem;
 	slot.userspace_addr = (unsigned long)vm->mem;
 	IOCTL(vm->fd, KVM_SET_USER_MEMORY_REGION2, &slot);

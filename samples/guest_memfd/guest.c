@@ -4,10 +4,11 @@
  * SHA-256 there and shares the digest.
  *
  * Where hypercalls are made from.  A processor without NRIP save makes KVM
- * decode the guest's code to step over an instruction such as vmcall, and KVM
- * reads that code, and page tables on the way to it, through userspace_addr,
- * where only shared pages can be reached.  Real processors have NRIP save;
- * QEMU's emulated one has not.  So that the sample runs there too, the
+ * decode the guest's code to step over an instruction such as vmcall.  If the
+ * memory has two backings, KVM reads that code, and page tables on the way to
+ * it, through userspace_addr, where only shared pages can be reached.  (In an
+ * in-place file KVM finds it.)  Real processors have NRIP save; QEMU's emulated
+ * one has not.  So that the sample runs there too, the
  * hypercall instructions have a shared page of their own, and the guest runs in
  * flat 32-bit mode, which needs no page tables.  Port I/O needs no decoding.
  * Do not copy this: the host can write to that page.  On a real processor all

@@ -95,7 +95,7 @@ static void create_memory(struct vm *vm)
 	memset(vm->pages, PAGE_INITIAL, PAGES(vm->ram_size));
 	vm->nr_pages[PAGE_INITIAL] = PAGES(vm->ram_size);
 
-	/* KVM's own accesses to shared pages go through userspace_addr. */
+	/* Without a file it is the memory, else it is for KVM's error reports. */
 	slot.userspace_addr = (unsigned long)vm->ram;
 	IOCTL(vm->fd, KVM_SET_USER_MEMORY_REGION2, &slot);
 }

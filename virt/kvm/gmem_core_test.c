@@ -831,6 +831,186 @@ static void gmem_core_map_page(struct kunit *test)
 	EXPECT_NO_EVENT(test);
 }
 
+/* KVM's own accesses. */
+
+/* Read page @index; -1 on failure, -2 if not all of it is of one byte. */
+static int access_byte(pgoff_t index, bool atomic)
+{
+	u8 *page __free(kfree) = kmalloc(PAGE_SIZE, GFP_KERNEL);
+	int r;
+
+	KUNIT_ASSERT_NOT_NULL(dbl->test, page);
+	guard(srcu)(&dbl->kvm->srcu);
+
+	if (atomic)
+		r = kvm_gmem_read_atomic(get_slot(), BASE_GFN + index, page, 0, PAGE_SIZE);
+	else
+		r = kvm_gmem_read(get_slot(), BASE_GFN + index, page, 0, PAGE_SIZE);
+	if (r) {
+		KUNIT_EXPECT_EQ(dbl->test, r, -EFAULT);
+		return -1;
+	}
+
+	return memchr_inv(page, *page, PAGE_SIZE) ? -2 : *page;
+}
+
+static void gmem_core_access(struct kunit *test)
+{
+	struct folio *folio;
+
+	fill(1, 0x11);
+	fill(3, 0x33);
+	KUNIT_ASSERT_EQ(test, convert(3, 5, true, 0), 0);
+	start_here();
+
+	/* Absent pages come into being, but not for those who must not wait. */
+	KUNIT_EXPECT_EQ(test, access_byte(1, false), 0x11);
+	KUNIT_EXPECT_EQ(test, access_byte(1, true), 0x11);
+	KUNIT_EXPECT_EQ(test, access_byte(2, true), -1);
+	pagefault_disable();
+	KUNIT_EXPECT_EQ(test, access_byte(1, false), 0x11);
+	KUNIT_EXPECT_EQ(test, access_byte(2, false), -1);
+	pagefault_enable();
+	KUNIT_EXPECT_EQ(test, byte_at(2), -1);
+	KUNIT_EXPECT_EQ(test, access_byte(2, false), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(2), 0);
+
+	/* Private pages are none of KVM's business, present or not. */
+	KUNIT_EXPECT_EQ(test, access_byte(3, false), -1);
+	KUNIT_EXPECT_EQ(test, access_byte(3, true), -1);
+	KUNIT_EXPECT_EQ(test, access_byte(4, false), -1);
+	KUNIT_EXPECT_EQ(test, byte_at(4), -1);
+	EXPECT_NO_EVENT(test);
+
+	/* Nor does anyone get what memory failure has struck. */
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		return;
+
+	folio = filemap_get_folio(dbl->f->inode->i_mapping, 1);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	SetPageHWPoison(&folio->page);
+	KUNIT_EXPECT_EQ(test, access_byte(1, false), -1);
+	KUNIT_EXPECT_EQ(test, access_byte(1, true), -1);
+	ClearPageHWPoison(&folio->page);
+	folio_put(folio);
+}
+
+static int access_cmpxchg(pgoff_t index, u64 *old, u64 new, int len)
+{
+	guard(srcu)(&dbl->kvm->srcu);
+
+	return kvm_gmem_cmpxchg(get_slot(), BASE_GFN + index, 8, old, &new, len);
+}
+
+static void gmem_core_access_cmpxchg(struct kunit *test)
+{
+	const u64 val = 0x1111111111111111;
+	int len;
+	u64 old;
+
+	for (len = 1; len <= 8; len *= 2) {
+		fill(1, 0x11);
+		old = 0;
+		KUNIT_EXPECT_EQ(test, access_cmpxchg(1, &old, val, len), 1);
+		KUNIT_EXPECT_EQ(test, old, val >> (64 - 8 * len));
+		KUNIT_EXPECT_EQ(test, byte_at(1), 0x11);
+
+		old = val;
+		KUNIT_EXPECT_EQ(test, access_cmpxchg(1, &old, 0, len), 0);
+		KUNIT_EXPECT_EQ(test, access_byte(1, false), -2);
+		old = 0;
+		KUNIT_EXPECT_EQ(test, access_cmpxchg(1, &old, val, len), 0);
+		KUNIT_EXPECT_EQ(test, access_byte(1, false), 0x11);
+	}
+
+	KUNIT_ASSERT_EQ(test, convert(1, 2, true, 0), 0);
+	KUNIT_EXPECT_EQ(test, access_cmpxchg(1, &old, val, 8), -EFAULT);
+}
+
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+static bool cache_is_valid(struct gfn_to_pfn_cache *gpc)
+{
+	guard(srcu)(&dbl->kvm->srcu);
+	guard(read_lock_irq)(&gpc->lock);
+
+	return kvm_gpc_check(gpc, 8);
+}
+
+static int cache_refresh(struct gfn_to_pfn_cache *gpc)
+{
+	guard(srcu)(&dbl->kvm->srcu);
+
+	return kvm_gpc_activate(gpc, gfn_to_gpa(BASE_GFN + 1) + 64, 8);
+}
+
+/* What the valid cache shows. */
+static void expect_cached(struct gfn_to_pfn_cache *gpc, u64 val)
+{
+	KUNIT_ASSERT_EQ(dbl->test, cache_refresh(gpc), 0);
+	KUNIT_ASSERT_TRUE(dbl->test, cache_is_valid(gpc));
+	KUNIT_EXPECT_EQ(dbl->test, *(u64 *)gpc->khva, val);
+	KUNIT_EXPECT_EQ(dbl->test, atomic_long_read(&dbl->kvm->nr_gmem_maps), 1);
+}
+
+/* Whatever takes the page away takes the cache, which holds nothing, along. */
+static void gmem_core_access_cache(struct kunit *test)
+{
+	struct gfn_to_pfn_cache gpc = {};
+	struct folio *folio;
+
+	kvm_gpc_init(&gpc, dbl->kvm);
+	fill(1, 0x11);
+	expect_cached(&gpc, 0x1111111111111111);
+
+	/* Neighbours don't matter. */
+	KUNIT_EXPECT_EQ(test, convert(0, 1, true, 0), 0);
+	KUNIT_EXPECT_EQ(test, convert(2, 4, true, 0), 0);
+	KUNIT_EXPECT_EQ(test, punch(2, 4), 0);
+	KUNIT_EXPECT_TRUE(test, cache_is_valid(&gpc));
+
+	KUNIT_EXPECT_EQ(test, convert(0, 2, true, 0), 0);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+	KUNIT_EXPECT_EQ(test, cache_refresh(&gpc), -EFAULT);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&dbl->kvm->nr_gmem_maps), 0);
+	KUNIT_EXPECT_EQ(test, convert(0, 2, false, 0), 0);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+	expect_cached(&gpc, 0x1111111111111111);
+
+	KUNIT_EXPECT_EQ(test, punch(1, 2), 0);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+	expect_cached(&gpc, 0);
+
+	fill(1, 0x22);
+	KUNIT_EXPECT_EQ(test, convert(0, NR_PAGES, false, DISCARD), 0);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+	expect_cached(&gpc, 0);
+
+	folio = filemap_lock_folio(dbl->f->inode->i_mapping, 1);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(folio));
+	kvm_gmem_error_folio(dbl->f->inode->i_mapping, folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+	expect_cached(&gpc, 0);
+
+	/* A slot that is gone, while the file lives on, and one that shows other pages. */
+	KUNIT_ASSERT_EQ(test, set_slot(0), 0);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+	KUNIT_EXPECT_EQ(test, cache_refresh(&gpc), -EFAULT);
+	fill(3, 0x33);
+	KUNIT_ASSERT_EQ(test, set_region(0, BASE_GFN, 2, 4), 0);
+	dbl->is_bound = true;
+	expect_cached(&gpc, 0x3333333333333333);
+	KUNIT_EXPECT_EQ(test, punch(1, 2), 0);
+	KUNIT_EXPECT_TRUE(test, cache_is_valid(&gpc));
+	KUNIT_EXPECT_EQ(test, punch(3, 4), 0);
+	KUNIT_EXPECT_FALSE(test, cache_is_valid(&gpc));
+
+	kvm_gpc_deactivate(&gpc);
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&dbl->kvm->nr_gmem_maps), 0);
+}
+#endif /* CONFIG_HAVE_KVM_PFNCACHE */
+
 static void gmem_core_unbind(struct kunit *test)
 {
 	kvm_pfn_t pfn;
@@ -1726,6 +1906,11 @@ static struct kunit_case gmem_core_cases[] = {
 	KUNIT_CASE(gmem_core_punch_as_other),
 	KUNIT_CASE(gmem_core_reclaim_fails),
 	KUNIT_CASE(gmem_core_map_page),
+	KUNIT_CASE(gmem_core_access),
+	KUNIT_CASE(gmem_core_access_cmpxchg),
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+	KUNIT_CASE(gmem_core_access_cache),
+#endif
 	KUNIT_CASE(gmem_core_unbind),
 	KUNIT_CASE(gmem_core_bind_twice),
 	KUNIT_CASE(gmem_core_release),

@@ -293,6 +293,7 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 
 /* guest_memfd_fault.c */
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
+struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
 
 /* guest_memfd_folio.c */
 extern const struct address_space_operations kvm_gmem_no_direct_map_aops;
@@ -325,6 +326,7 @@ int kvm_gmem_share_rejected(struct gmem_file *f, pgoff_t index);
 void kvm_gmem_begin_change(struct inode *inode);
 void kvm_gmem_end_change(struct inode *inode);
 bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end);
+bool kvm_gmem_trylock_range_nowait(struct inode *inode, pgoff_t start, pgoff_t end);
 int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
 			unsigned int state);
 void kvm_gmem_unlock_range(struct inode *inode);

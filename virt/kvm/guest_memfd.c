@@ -5,9 +5,9 @@
  * This file is the front: creation, life of file and inode, fallocate, lseek, mmap.
  * gmem_internal.h has the data model and the locking rules, guest_memfd_bind.c
  * ties files to memslots and zaps, guest_memfd_fault.c serves user and guest
- * faults, guest_memfd_convert.c moves pages between private and shared,
- * guest_memfd_folio.c allocates and frees, guest_memfd_write.c fills,
- * guest_memfd_lock.c locks, gmem_state.c remembers states.
+ * faults, guest_memfd_access.c KVM's own accesses, guest_memfd_convert.c moves pages
+ * between private and shared, guest_memfd_folio.c allocates and frees,
+ * guest_memfd_write.c fills, guest_memfd_lock.c locks, gmem_state.c remembers states.
  */
 #include <linux/anon_inodes.h>
 #include <linux/backing-dev.h>
@@ -361,6 +361,7 @@ const struct kvm_gmem_ops kvm_gmem_default_ops = {
 			  KVM_GMEM_HUGE_FLAG | KVM_GMEM_NO_DIRECT_MAP_FLAG,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
+	.host_private	= true,
 	.aops		= &kvm_gmem_default_aops,
 };
 

@@ -95,6 +95,9 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
 	bool found = false;
 	bool flush = false;
 
+	/* KVM's caches go by the file: no matter which slot they were made of. */
+	gfn_to_pfn_cache_invalidate_gmem(kvm, f->inode, start, end);
+
 	kvm_gmem_for_each_binding(f, slot, start, end) {
 		if (!found) {
 			KVM_MMU_LOCK(kvm);

@@ -94,7 +94,7 @@ vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
  * Take a reference to the file of @slot, NULL if it is closed.  There may be time
  * between the last fput() and kvm_gmem_release() clearing the pointer.
  */
-static struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot)
+struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot)
 {
 	return get_file_active(&slot->gmem.file);
 }

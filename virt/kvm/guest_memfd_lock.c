@@ -36,6 +36,18 @@ bool kvm_gmem_trylock_range(struct inode *inode, pgoff_t start, pgoff_t end)
 	return false;
 }
 
+/* The same, for those who must not sleep: false also if the lock isn't to be had. */
+bool kvm_gmem_trylock_range_nowait(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	if (!filemap_invalidate_trylock_shared(inode->i_mapping))
+		return false;
+	if (!kvm_gmem_is_claimed(inode, start, end))
+		return true;
+
+	filemap_invalidate_unlock_shared(inode->i_mapping);
+	return false;
+}
+
 static int kvm_gmem_lock_change(struct gmem_inode *gi, unsigned int state)
 {
 	if (state == TASK_INTERRUPTIBLE)

@@ -256,6 +256,7 @@ static const struct kvm_gmem_ops sev_gmem_sev_ops = {
 			  KVM_GMEM_HUGE_FLAG,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
+	.host_private	= true,
 	.aops		= &kvm_gmem_default_aops,
 	.release_range	= sev_gmem_release_range,
 	.fresh		= sev_gmem_fresh,
@@ -267,6 +268,7 @@ static const struct kvm_gmem_ops sev_gmem_default_ops = {
 			  KVM_GMEM_HUGE_FLAG | KVM_GMEM_NO_DIRECT_MAP_FLAG,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
+	.host_private	= true,
 	.aops		= &kvm_gmem_default_aops,
 	.release_range	= sev_gmem_release_range,
 };
