@@ -153,6 +153,14 @@ struct kvm_gmem_ops {
 	bool zap_on_convert;
 
 	/**
+	 * @zap_is_lossless: If KVM unmaps a page that stays the guest's, all that the
+	 * guest loses is the time of the fault that maps it again.  False if the
+	 * platform takes the page, or its bytes, along with the mapping, or keeps the
+	 * mapping.
+	 */
+	bool zap_is_lossless;
+
+	/**
 	 * @zeroes_private: The platform itself keeps the guest from reading what a private
 	 * page held in its former life, so KVM need not zero the page for the guest.
 	 * Whoever gives such a page to the guest marks it up to date: the platform owns it

@@ -204,12 +204,12 @@ static void hidden_loses_race(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, convert(0, 4, true, 0), 0);
 	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
 
-	folio = kvm_gmem_alloc_folio(dbl->f, 0, 0);
+	folio = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0);
 	KUNIT_ASSERT_NOT_NULL(test, folio);
 	page = &folio->page;
 
 	filemap_invalidate_lock_shared(mapping);
-	KUNIT_EXPECT_EQ(test, kvm_gmem_add_folio(dbl->f, folio, 0), -EEXIST);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_insert_folio(dbl->f, folio, 0), -EEXIST);
 	filemap_invalidate_unlock_shared(mapping);
 	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
 	folio_put(folio);

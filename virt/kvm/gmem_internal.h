@@ -267,6 +267,7 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start, pgoff_t 
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start, pgoff_t end);
 enum kvm_gfn_range_filter kvm_gmem_filter(struct inode *inode);
 void kvm_gmem_unbind_all(struct gmem_file *f);
+void kvm_gmem_zap_binding(struct kvm_memory_slot *slot);
 void kvm_gmem_set_slot(struct kvm_memory_slot *slot, struct file *file, pgoff_t pgoff);
 void kvm_gmem_walk_file(struct gmem_file *f, pgoff_t index, pgoff_t end,
 			kvm_gmem_walk_fn fn, void *arg);
@@ -298,8 +299,8 @@ struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
 /* guest_memfd_folio.c */
 extern const struct address_space_operations kvm_gmem_no_direct_map_aops;
 
-struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned int order);
-int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index);
+struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order);
+int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t index);
 bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end);
 struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);
 void kvm_gmem_make_uptodate(struct folio *folio);
@@ -317,10 +318,25 @@ pgoff_t kvm_gmem_next_present(struct inode *inode, pgoff_t start, pgoff_t end);
 pgoff_t kvm_gmem_next_absent(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared);
 
+static inline bool kvm_gmem_is_present(struct inode *inode, pgoff_t index)
+{
+	return kvm_gmem_next_present(inode, index, index + 1) == index;
+}
+
 /* guest_memfd_convert.c */
 long kvm_gmem_set_attributes(struct gmem_file *f,
 			     struct kvm_memory_attributes2 __user *uattrs);
 int kvm_gmem_share_rejected(struct gmem_file *f, pgoff_t index);
+
+/* guest_memfd_userfault.c */
+int kvm_gmem_userfault_features(const struct kvm_gmem_ops *ops);
+bool kvm_gmem_is_missing(struct gmem_file *f, const struct kvm_memory_slot *slot,
+			 gfn_t gfn);
+bool kvm_gmem_is_awaited(struct gmem_file *f, pgoff_t index);
+
+#ifdef CONFIG_USERFAULTFD
+extern const struct vm_uffd_ops kvm_gmem_uffd_ops;
+#endif
 
 /* guest_memfd_lock.c */
 void kvm_gmem_begin_change(struct inode *inode);

@@ -298,6 +298,9 @@ static struct mempolicy *kvm_gmem_get_policy(struct vm_area_struct *vma,
 
 static const struct vm_operations_struct kvm_gmem_vm_ops = {
 	.fault		= kvm_gmem_fault,
+#ifdef CONFIG_USERFAULTFD
+	.uffd_ops	= &kvm_gmem_uffd_ops,
+#endif
 #ifdef CONFIG_NUMA
 	.get_policy	= kvm_gmem_get_policy,
 	.set_policy	= kvm_gmem_set_policy,
@@ -362,6 +365,7 @@ const struct kvm_gmem_ops kvm_gmem_default_ops = {
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.host_private	= true,
+	.zap_is_lossless = true,
 	.aops		= &kvm_gmem_default_aops,
 };
 
@@ -769,6 +773,8 @@ int kvm_gmem_check_extension(struct kvm *kvm, long cap)
 		return kvm_gmem_allowed_content(kvm, true);
 	case KVM_CAP_GUEST_MEMFD_FLAGS_TO_SHARED:
 		return kvm_gmem_allowed_content(kvm, false);
+	case KVM_CAP_GUEST_MEMFD_USERFAULT:
+		return kvm_gmem_userfault_features(ops);
 	default:
 		return -ENOENT;
 	}

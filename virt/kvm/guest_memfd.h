@@ -15,6 +15,13 @@ int kvm_gmem_prepare_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot
 				   unsigned int fd, uoff_t offset);
 int kvm_gmem_commit_memory_region(struct kvm *kvm, struct kvm_memory_slot *slot);
 void kvm_gmem_unbind(struct kvm_memory_slot *slot);
+void kvm_gmem_rebind(struct kvm_memory_slot *old, struct kvm_memory_slot *new);
+int kvm_gmem_set_bitmap(struct kvm *kvm, struct kvm_memory_slot *slot, u64 addr);
+int kvm_gmem_check_update(const struct kvm_memory_slot *old,
+			  const struct kvm_userspace_memory_region2 *mem);
+int kvm_gmem_prepare_update(struct kvm_memory_slot *old, struct kvm_memory_slot *new,
+			    unsigned int fd);
+void kvm_gmem_commit_update(struct kvm_memory_slot *new);
 #else
 static inline int kvm_gmem_init(struct module *module)
 {
@@ -49,6 +56,38 @@ static inline int kvm_gmem_commit_memory_region(struct kvm *kvm,
 }
 
 static inline void kvm_gmem_unbind(struct kvm_memory_slot *slot)
+{
+	WARN_ON_ONCE(1);
+}
+
+static inline void kvm_gmem_rebind(struct kvm_memory_slot *old,
+				   struct kvm_memory_slot *new)
+{
+	WARN_ON_ONCE(1);
+}
+
+static inline int kvm_gmem_set_bitmap(struct kvm *kvm, struct kvm_memory_slot *slot,
+				      u64 addr)
+{
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+static inline int kvm_gmem_check_update(const struct kvm_memory_slot *old,
+					const struct kvm_userspace_memory_region2 *mem)
+{
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+static inline int kvm_gmem_prepare_update(struct kvm_memory_slot *old,
+					  struct kvm_memory_slot *new, unsigned int fd)
+{
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+static inline void kvm_gmem_commit_update(struct kvm_memory_slot *new)
 {
 	WARN_ON_ONCE(1);
 }

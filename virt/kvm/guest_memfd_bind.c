@@ -16,6 +16,7 @@
 static void kvm_gmem_assert_bindings_stable(struct inode *inode)
 {
 	lockdep_assert(lockdep_is_held(&GMEM_I(inode)->change_lock) ||
+		       lockdep_is_held(&inode->i_mapping->invalidate_lock) ||
 		       lockdep_is_held(&GMEM_I(inode)->bindings_lock));
 }
 
@@ -305,7 +306,7 @@ static bool kvm_gmem_binding_conflicts(struct gmem_file *f, struct kvm_memory_sl
 	return false;
 }
 
-static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
+static void kvm_gmem_add_binding(struct gmem_file *f, struct kvm_memory_slot *slot)
 {
 	struct interval_tree_node *node = &slot->gmem.binding;
 
@@ -313,12 +314,19 @@ static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
 	kvm_gmem_assert_exclusive(f->inode, 0, ULONG_MAX);
 	lockdep_assert_held_write(&GMEM_I(f->inode)->bindings_lock);
 
-	if (kvm_gmem_binding_conflicts(f, slot))
-		return -EEXIST;
-
 	node->start = slot->gmem.pgoff;
 	node->last = slot->gmem.pgoff + slot->npages - 1;
 	interval_tree_insert(node, &f->bindings);
+}
+
+static int kvm_gmem_bind(struct gmem_file *f, struct kvm_memory_slot *slot)
+{
+	kvm_gmem_assert_exclusive(f->inode, 0, ULONG_MAX);
+
+	if (kvm_gmem_binding_conflicts(f, slot))
+		return -EEXIST;
+
+	kvm_gmem_add_binding(f, slot);
 	return 0;
 }
 
@@ -449,6 +457,49 @@ void kvm_gmem_unbind(struct kvm_memory_slot *slot)
 	kvm_gmem_release_slot(f, slot, 0, ULONG_MAX);
 	kvm_gmem_clear_binding(f, slot);
 	kvm_gmem_unlock_bindings(f->inode);
+}
+
+/*
+ * @new is @old with other flags, and about to become visible in its place: the file
+ * zaps @new from here on.  vCPUs may still see @old for a while; what they map is found
+ * all the same, as both slots share their arch data.
+ *
+ * slots_lock is held, and slots_arch_lock: only what is visible gets new arch data.  The
+ * caller has a reference to the file, thus kvm_gmem_release() is not about to clear
+ * either slot.
+ */
+void kvm_gmem_rebind(struct kvm_memory_slot *old, struct kvm_memory_slot *new)
+{
+	struct gmem_file *f = new->gmem.file->private_data;
+
+	lockdep_assert_held(&f->kvm->slots_lock);
+	lockdep_assert_held(&f->kvm->slots_arch_lock);
+
+	kvm_gmem_lock_bindings(f->inode);
+	interval_tree_remove(&old->gmem.binding, &f->bindings);
+	kvm_gmem_add_binding(f, new);
+	kvm_gmem_unlock_bindings(f->inode);
+}
+
+/*
+ * Zap all that the guest has mapped of @slot, on both sides, where that costs the guest
+ * but another fault.  slots_lock keeps @slot bound.
+ */
+void kvm_gmem_zap_binding(struct kvm_memory_slot *slot)
+{
+	struct gmem_file *f = slot->gmem.file->private_data;
+	pgoff_t start = slot->gmem.pgoff;
+	struct kvm *kvm = f->kvm;
+
+	lockdep_assert_held(&kvm->slots_lock);
+
+	KVM_MMU_LOCK(kvm);
+	kvm_mmu_invalidate_start(kvm);
+	if (kvm_gmem_zap_slot(f, slot, start, start + slot->npages,
+			      KVM_FILTER_PRIVATE | KVM_FILTER_SHARED))
+		kvm_flush_remote_tlbs(kvm);
+	kvm_mmu_invalidate_end(kvm);
+	KVM_MMU_UNLOCK(kvm);
 }
 
 static void kvm_gmem_walk_folio(struct folio *folio, pgoff_t start, pgoff_t end,

@@ -6,12 +6,19 @@
 #include <linux/file.h>
 #include <linux/kvm_host.h>
 #include <linux/pagemap.h>
+#include <linux/userfaultfd_k.h>
 
 #include "gmem_internal.h"
 #include "gmem_trace.h"
 
-static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vmf)
+/*
+ * @reason: VM_UFFD_MISSING or VM_UFFD_MINOR if the fault is one for userfaultfd.
+ */
+static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vmf,
+					unsigned long *reason)
 {
+	bool is_present = kvm_gmem_is_present(f->inode, vmf->pgoff);
+	vm_fault_t ret = VM_FAULT_RETRY;
 	struct folio *folio;
 
 	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
@@ -22,19 +29,36 @@ static vm_fault_t kvm_gmem_fault_locked(struct gmem_file *f, struct vm_fault *vm
 	if (kvm_gmem_index_is_private(f->inode, vmf->pgoff))
 		return VM_FAULT_SIGBUS;
 
+	if (!is_present && userfaultfd_missing(vmf->vma)) {
+		*reason = VM_UFFD_MISSING;
+		return ret;
+	}
+
+	if (!is_present && kvm_gmem_is_awaited(f, vmf->pgoff))
+		return VM_FAULT_SIGBUS;
+
 	folio = kvm_gmem_get_folio(f, vmf->pgoff);
 	if (IS_ERR(folio))
 		return vmf_error(PTR_ERR(folio));
 
 	if (kvm_gmem_is_poisoned(folio, vmf->pgoff)) {
-		folio_unlock(folio);
-		folio_put(folio);
-		return VM_FAULT_HWPOISON;
+		ret = VM_FAULT_HWPOISON;
+		goto out_put;
+	}
+
+	if (is_present && userfaultfd_minor(vmf->vma)) {
+		*reason = VM_UFFD_MINOR;
+		goto out_put;
 	}
 
 	kvm_gmem_make_uptodate(folio);
 	vmf->page = folio_file_page(folio, vmf->pgoff);
 	return VM_FAULT_LOCKED;
+
+out_put:
+	folio_unlock(folio);
+	folio_put(folio);
+	return ret;
 }
 
 /*
@@ -73,6 +97,7 @@ vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
 	struct gmem_file *f = vmf->vma->vm_file->private_data;
 	pgoff_t index = vmf->pgoff;
 	struct inode *inode = f->inode;
+	unsigned long reason = 0;
 	vm_fault_t ret;
 
 	if (fault_flag_allow_retry_first(vmf->flags)) {
@@ -83,11 +108,13 @@ vm_fault_t kvm_gmem_fault(struct vm_fault *vmf)
 		return VM_FAULT_SIGBUS;
 	}
 
-	ret = kvm_gmem_fault_locked(f, vmf);
+	ret = kvm_gmem_fault_locked(f, vmf, &reason);
 	kvm_gmem_unlock_range(inode);
 
 	trace_kvm_gmem_user_fault(inode->i_ino, index, ret);
-	return ret;
+
+	/* It waits without mmap_lock: the VMA may go, and with it the file. */
+	return reason ? handle_userfault(vmf, reason) : ret;
 }
 
 /*
@@ -125,10 +152,29 @@ static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
 }
 
 /*
+ * The order of the aligned block around @gfn, which is @index in the file, if large
+ * folios and large mappings are of that order, and the slot shows all of the block, and
+ * shows it aligned; else 0.
+ */
+static int kvm_gmem_block_order(struct gmem_file *f, struct kvm_memory_slot *slot,
+				gfn_t gfn, pgoff_t index)
+{
+	struct gmem_inode *gi = GMEM_I(f->inode);
+	pgoff_t nr = 1UL << gi->max_order;
+	pgoff_t start = ALIGN_DOWN(index, nr);
+
+	if ((gfn ^ index) & (nr - 1) || start < slot->gmem.pgoff ||
+	    start + nr > slot->gmem.pgoff + slot->npages)
+		return 0;
+
+	return gi->max_order;
+}
+
+/*
  * The order of what a guest may have mapped at once around @gfn, which is @index in
- * the file: that of @folio if the VM type maps nothing smaller but single pages, the
- * slot shows all of it, and shows it aligned; else 0.  A large folio with a
- * poisoned page is one that memory failure could not split.
+ * the file: that of @folio if the VM type maps nothing smaller but single pages, and the
+ * slot has the block; else 0.  A large folio with a poisoned page is one that memory
+ * failure could not split.
  *
  * What of a file with two backings is private is told by the VM's attributes.  They may
  * change any time: it isn't wrong to give the guest more than it uses, but slow.
@@ -136,16 +182,10 @@ static struct folio *kvm_gmem_get_slot_folio(struct gmem_file *f,
 static int kvm_gmem_mapping_order(struct gmem_file *f, struct kvm_memory_slot *slot,
 				  gfn_t gfn, pgoff_t index, struct folio *folio)
 {
-	struct gmem_inode *gi = GMEM_I(f->inode);
-	pgoff_t nr = 1UL << gi->max_order;
-	pgoff_t start = ALIGN_DOWN(index, nr);
+	int order = kvm_gmem_block_order(f, slot, gfn, index);
+	pgoff_t nr = 1UL << order;
 
-	if (nr == 1 || folio_order(folio) < gi->max_order ||
-	    kvm_gmem_folio_is_poisoned(folio))
-		return 0;
-
-	if ((gfn ^ index) & (nr - 1) || start < slot->gmem.pgoff ||
-	    start + nr > slot->gmem.pgoff + slot->npages)
+	if (!order || folio_order(folio) < order || kvm_gmem_folio_is_poisoned(folio))
 		return 0;
 
 	gfn = ALIGN_DOWN(gfn, nr);
@@ -153,17 +193,39 @@ static int kvm_gmem_mapping_order(struct gmem_file *f, struct kvm_memory_slot *s
 	    !kvm_mem_is_uniform(f->kvm, slot, gfn, gfn + nr))
 		return 0;
 
-	return gi->max_order;
+	return order;
 }
 
+/*
+ * The order of what the VMM had best fill at once, as the page at @gfn is missing: of a
+ * block of which nothing is present, and which is all on one side; else 0.
+ */
+static int kvm_gmem_missing_order(struct gmem_file *f, struct kvm_memory_slot *slot,
+				  gfn_t gfn)
+{
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	int order = kvm_gmem_block_order(f, slot, gfn, index);
+	pgoff_t nr = 1UL << order;
+
+	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
+
+	gfn = ALIGN_DOWN(gfn, nr);
+	index = ALIGN_DOWN(index, nr);
+	if (!kvm_mem_is_uniform(f->kvm, slot, gfn, gfn + nr) ||
+	    kvm_gmem_next_present(f->inode, index, index + nr) < index + nr)
+		return 0;
+
+	return order;
+}
+
+/* @max_order: in, what the slot's bitmap allows; out, see kvm_gmem_get_pfn(). */
 static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *slot,
-				   gfn_t gfn, kvm_pfn_t *pfn, int *max_order)
+				   gfn_t gfn, kvm_pfn_t *pfn, unsigned int *max_order)
 {
 	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
 	pgoff_t index = kvm_gmem_index(slot, gfn);
 	struct folio *folio;
 	bool is_private;
-	int order = 0;
 	int r = 0;
 
 	lockdep_assert_held(&f->inode->i_mapping->invalidate_lock);
@@ -178,11 +240,11 @@ static int kvm_gmem_get_pfn_locked(struct gmem_file *f, struct kvm_memory_slot *
 	if (!is_private || !ops->zeroes_private)
 		kvm_gmem_make_uptodate(folio);
 	*pfn = kvm_gmem_folio_pfn(folio, index);
-	if (max_order)
-		*max_order = order = kvm_gmem_mapping_order(f, slot, gfn, index, folio);
+	if (*max_order)
+		*max_order = kvm_gmem_mapping_order(f, slot, gfn, index, folio);
 
 	if (is_private && ops->make_private)
-		r = ops->make_private(f->kvm, gfn, *pfn, order);
+		r = ops->make_private(f->kvm, gfn, *pfn, *max_order);
 
 	folio_unlock(folio);
 	folio_put(folio);
@@ -205,15 +267,18 @@ out:
  * the VM type isn't told to give the guest more than the one page either.
  *
  * kvm->srcu is held for read, may sleep.  Returns 0, -EFAULT if the file is
- * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, -EINTR if the
- * task is killed while it waits for a conversion, or what the VM type's
- * ->make_private() returns.
+ * closed or the slot's bitmap can't be read, -ENODATA if the page is missing, in which
+ * case @max_order is the order of the block to fill, -EHWPOISON if the page is lost to a
+ * memory error, -ENOMEM, -EINTR if the task is killed while it waits for a conversion, or
+ * what the VM type's ->make_private() returns.
  */
 int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		     kvm_pfn_t *pfn, int *max_order)
 {
 	pgoff_t index = kvm_gmem_index(slot, gfn);
+	unsigned int order = 0;
 	struct gmem_file *f;
+	bool is_missing;
 	int r;
 
 	struct file *file __free(fput) = kvm_gmem_get_file(slot);
@@ -221,13 +286,30 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		return -EFAULT;
 
 	f = file->private_data;
+	if (max_order)
+		order = GMEM_I(f->inode)->max_order;
+
+	/* Reads user memory, hence before the lock. */
+	r = kvm_gmem_check_bitmap(kvm, slot, gfn, &order);
+	if (r && r != -ENODATA)
+		return r;
+
+	is_missing = r == -ENODATA;
 	r = kvm_gmem_lock_range(f->inode, index, index + 1, TASK_KILLABLE);
 	if (r)
 		return r;
 
-	r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, max_order);
+	if (is_missing || kvm_gmem_is_missing(f, slot, gfn)) {
+		if (order)
+			order = kvm_gmem_missing_order(f, slot, gfn);
+		r = -ENODATA;
+	} else {
+		r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, &order);
+	}
 	kvm_gmem_unlock_range(f->inode);
 
+	if (max_order)
+		*max_order = order;
 	return r;
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_get_pfn);
@@ -244,6 +326,9 @@ static int kvm_gmem_map_page_locked(struct gmem_file *f, struct kvm_memory_slot 
 
 	if (kvm_gmem_index_is_private(f->inode, index) != is_private)
 		return -EACCES;
+
+	if (kvm_gmem_is_missing(f, slot, gfn))
+		return -ENODATA;
 
 	folio = kvm_gmem_get_slot_folio(f, slot, gfn);
 	if (IS_ERR(folio))
@@ -267,14 +352,15 @@ static int kvm_gmem_map_page_locked(struct gmem_file *f, struct kvm_memory_slot 
  * failure.  @map may sleep.
  *
  * kvm->srcu is held for read, may sleep.  Returns what @map does, -EACCES without
- * having allocated anything if the state is the other one, -EFAULT if the file is
- * closed, -EHWPOISON if the page is lost to a memory error, -ENOMEM, -EINTR if the
+ * having allocated anything if the state is the other one, -ENODATA if the page is
+ * missing, -EFAULT if the file is closed or the slot's bitmap can't be read, -EHWPOISON if the page is lost to a memory error, -ENOMEM, -EINTR if the
  * task is killed while it waits for a conversion.
  */
 int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg)
 {
 	pgoff_t index = kvm_gmem_index(slot, gfn);
+	unsigned int order = 0;
 	struct gmem_file *f;
 	int r;
 
@@ -283,7 +369,8 @@ int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		return -EFAULT;
 
 	f = file->private_data;
-	r = kvm_gmem_lock_range(f->inode, index, index + 1, TASK_KILLABLE);
+	r = kvm_gmem_check_bitmap(kvm, slot, gfn, &order) ?:
+	    kvm_gmem_lock_range(f->inode, index, index + 1, TASK_KILLABLE);
 	if (r)
 		return r;
 

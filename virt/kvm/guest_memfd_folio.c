@@ -104,16 +104,19 @@ static gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
 	return order ? gfp | __GFP_NORETRY | __GFP_NOWARN : gfp;
 }
 
-/* Allocate a folio of @order for @index, which is aligned; NULL if there is none. */
-struct folio *kvm_gmem_alloc_folio(struct gmem_file *f, pgoff_t index, unsigned int order)
+/*
+ * Allocate a folio of @order for @index, which is aligned, where mbind() wants it.  NULL
+ * if there is none.
+ */
+struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order)
 {
-	gfp_t gfp = kvm_gmem_gfp(f->inode->i_mapping, order);
 	struct mempolicy *policy;
 	struct folio *folio;
 
-	policy = mpol_shared_policy_lookup(&GMEM_I(f->inode)->policy, index);
-	folio = filemap_alloc_folio(gfp, order, policy);
+	policy = mpol_shared_policy_lookup(&GMEM_I(inode)->policy, index);
+	folio = filemap_alloc_folio(kvm_gmem_gfp(inode->i_mapping, order), order, policy);
 	mpol_cond_put(policy);
+
 	return folio;
 }
 
@@ -233,7 +236,7 @@ static int kvm_gmem_hide_new_folio(const struct kvm_gmem_ops *ops, struct folio 
  * Add @folio, which nobody knows yet, to the file at @index.  Returns 0, with the folio
  * locked, -EEXIST if another task was faster, or -ENOMEM.
  */
-int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
+int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
 {
 	struct address_space *mapping = f->inode->i_mapping;
 	bool is_out = kvm_gmem_is_out(f->inode, index);
@@ -270,17 +273,17 @@ int kvm_gmem_add_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
 }
 
 /* Both at once.  Returns the folio locked and with a reference. */
-static struct folio *kvm_gmem_new_folio_of(struct gmem_file *f, pgoff_t index,
+static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
 					   unsigned int order)
 {
 	struct folio *folio;
 	int r;
 
-	folio = kvm_gmem_alloc_folio(f, index, order);
+	folio = kvm_gmem_alloc_folio(f->inode, index, order);
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
 
-	r = kvm_gmem_add_folio(f, folio, index);
+	r = kvm_gmem_insert_folio(f, folio, index);
 	if (r) {
 		folio_put(folio);
 		return ERR_PTR(r);
@@ -339,7 +342,7 @@ bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end)
 	       kvm_gmem_policy_is_uniform(inode, start, end);
 }
 
-/* Allocate and add one for @index, large if possible; see kvm_gmem_new_folio_of(). */
+/* Allocate and add one for @index, large if possible; see kvm_gmem_add_folio(). */
 static struct folio *kvm_gmem_new_folio(struct gmem_file *f, pgoff_t index)
 {
 	unsigned int order = GMEM_I(f->inode)->max_order;
@@ -347,12 +350,12 @@ static struct folio *kvm_gmem_new_folio(struct gmem_file *f, pgoff_t index)
 	struct folio *folio;
 
 	if (order && kvm_gmem_may_be_large(f->inode, start, start + (1UL << order))) {
-		folio = kvm_gmem_new_folio_of(f, start, order);
+		folio = kvm_gmem_add_folio(f, start, order);
 		if (!IS_ERR(folio) || folio == ERR_PTR(-EEXIST))
 			return folio;
 	}
 
-	return kvm_gmem_new_folio_of(f, index, 0);
+	return kvm_gmem_add_folio(f, index, 0);
 }
 
 /*

@@ -66,7 +66,7 @@ static int kvm_gmem_write_add(struct gmem_file *f, pgoff_t index, struct folio *
 	    !kvm_gmem_may_be_large(f->inode, index, index + folio_nr_pages(folio)))
 		return -EEXIST;
 
-	r = kvm_gmem_add_folio(f, folio, index);
+	r = kvm_gmem_insert_folio(f, folio, index);
 	if (!r)
 		folio_unlock(folio);
 	return r;
@@ -105,7 +105,7 @@ static int kvm_gmem_write_folio(struct gmem_file *f, pgoff_t index, unsigned int
 	struct folio *folio;
 	int r;
 
-	folio = kvm_gmem_alloc_folio(f, index, order);
+	folio = kvm_gmem_alloc_folio(f->inode, index, order);
 	if (!folio)
 		return -ENOMEM;
 

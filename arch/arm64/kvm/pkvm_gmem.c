@@ -330,7 +330,6 @@ bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
 		return true;
 	}
 
-	vcpu->arch.pkvm_request_slot = slot;
 	WRITE_ONCE(vcpu->arch.pkvm_request_gfn, gfn);
 	/* Pairs with smp_load_acquire() in pkvm_is_requested(). */
 	smp_store_release(&vcpu->arch.pkvm_request, request);
@@ -363,16 +362,19 @@ static bool pkvm_is_requested(struct kvm *kvm, gfn_t gfn, enum pkvm_request requ
 /*
  * Close the mirror of the request, and wait for conversions that have seen it open, as
  * they rely on EL2's request.  They work on the file that the request was opened for:
- * its slot is the one that was found then, as slots of a VM that runs neither go nor
- * change, see kvm_arch_memslots_are_fixed().  If the file is closed there is no one
- * to wait for.  Then do what cannot be declined.  Called by whoever owns the vCPU.
+ * the gfn still shows it, as slots of a VM that runs don't go, see
+ * kvm_arch_memslots_are_fixed(), and a slot that changes its flags keeps its file.  If the
+ * file is closed there is no one to wait for.  Then do what cannot be declined.  Called
+ * by whoever owns the vCPU.
  */
 static enum pkvm_request pkvm_close_mirror(struct kvm_vcpu *vcpu)
 {
 	enum pkvm_request request = vcpu->arch.pkvm_request;
+	gfn_t gfn = vcpu->arch.pkvm_request_gfn;
 
 	WRITE_ONCE(vcpu->arch.pkvm_request, PKVM_REQUEST_NONE);
-	kvm_gmem_sync_state(vcpu->arch.pkvm_request_slot, vcpu->arch.pkvm_request_gfn);
+	scoped_guard(srcu, &vcpu->kvm->srcu)
+		kvm_gmem_sync_state(gfn_to_memslot(vcpu->kvm, gfn), gfn);
 	if (request == PKVM_REQUEST_RELINQUISH)
 		pkvm_relinquish(vcpu->kvm, vcpu->arch.pkvm_request_gfn);
 
@@ -516,8 +518,8 @@ static int pkvm_gmem_fault(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot, 
  * or was about to get one by another vCPU, otherwise an error for user space, which
  * is told about in kvm_run:
  *
- *   -EFAULT	 the page is shared in the file, but not by the guest; or the file is
- *		 closed
+ *   -EFAULT	 the page is shared in the file, but not by the guest; or it is missing;
+ *		 or the file is closed
  *   -EHWPOISON	 the page was taken away from the guest, or is lost to a memory error
  *   -ENOMEM
  *   -EPERM	 EL2 won't have the page, whatever user space converts: it isn't memory
@@ -534,10 +536,8 @@ int pkvm_gmem_abort(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot)
 	if (!ret || ret == -EPERM)
 		return ret;
 
-	kvm_prepare_memory_fault_exit(vcpu, gfn_to_gpa(gfn), PAGE_SIZE,
-				      kvm_is_write_fault(vcpu),
-				      kvm_vcpu_trap_is_exec_fault(vcpu), true);
-	return ret;
+	return kvm_gmem_prepare_fault_exit(vcpu, gfn, 0, kvm_is_write_fault(vcpu),
+					   kvm_vcpu_trap_is_exec_fault(vcpu), true, ret);
 }
 
 static bool pkvm_gmem_is_mapped(struct kvm *kvm, gfn_t gfn)
@@ -573,8 +573,8 @@ void pkvm_close_request(struct kvm_vcpu *vcpu)
 		return;
 
 	if (!pkvm_gmem_topup(vcpu))
-		kvm_gmem_map_page(vcpu->kvm, vcpu->arch.pkvm_request_slot, page.gfn, false,
-				  pkvm_gmem_install, &page);
+		kvm_gmem_map_page(vcpu->kvm, gfn_to_memslot(vcpu->kvm, page.gfn), page.gfn,
+				  false, pkvm_gmem_install, &page);
 }
 
 /* The VM type's operations. */

@@ -31,6 +31,7 @@ static const struct kvm_gmem_ops sw_protected_gmem_ops = {
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.host_private	= true,
+	.zap_is_lossless = true,
 	.aops		= &kvm_gmem_default_aops,
 	.content	= sw_protected_gmem_content,
 };

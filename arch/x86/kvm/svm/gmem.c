@@ -424,6 +424,7 @@ static const struct kvm_gmem_ops snp_gmem_ops = {
 	.attributes	 = KVM_MEMORY_ATTRIBUTE_PRIVATE,
 	.max_order	 = KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	 = true,
+	.zap_is_lossless = true,
 	.aops		 = &snp_gmem_aops,
 	.content	 = snp_gmem_content,
 	.prepare_convert = snp_gmem_prepare_convert,
@@ -468,10 +469,9 @@ static int snp_rmp_fault_exit(struct kvm_vcpu *vcpu, gpa_t gpa, u64 error_code, 
 	pr_debug_ratelimited("SEV: RMP fault at GPA 0x%llx, error code 0x%llx, error %d\n",
 			     gpa, error_code, r);
 
-	kvm_prepare_memory_fault_exit(vcpu, gpa & PAGE_MASK, PAGE_SIZE,
-				      error_code & PFERR_WRITE_MASK,
-				      error_code & PFERR_FETCH_MASK, true);
-	return r;
+	return kvm_gmem_prepare_fault_exit(vcpu, gpa_to_gfn(gpa), 0,
+					   error_code & PFERR_WRITE_MASK,
+					   error_code & PFERR_FETCH_MASK, true, r);
 }
 
 /*

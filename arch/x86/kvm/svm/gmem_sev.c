@@ -257,6 +257,7 @@ static const struct kvm_gmem_ops sev_gmem_sev_ops = {
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.host_private	= true,
+	.zap_is_lossless = true,
 	.aops		= &kvm_gmem_default_aops,
 	.release_range	= sev_gmem_release_range,
 	.fresh		= sev_gmem_fresh,
@@ -269,6 +270,7 @@ static const struct kvm_gmem_ops sev_gmem_default_ops = {
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,
 	.host_private	= true,
+	.zap_is_lossless = true,
 	.aops		= &kvm_gmem_default_aops,
 	.release_range	= sev_gmem_release_range,
 };
