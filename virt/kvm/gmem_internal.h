@@ -46,19 +46,22 @@
  * Outermost first:
  *
  * ============================= =====================================================
- * kvm->slots_lock               bind, unbind, release, populate,
- *                               KVM_SET_MEMORY_ATTRIBUTES
- * mmap_lock                     user faults
- * change_lock                   conversion, punch, bind, unbind, release, populate
+ * kvm->slots_lock               bind, unbind, release, populate, changes of a slot's
+ *                               flags, KVM_SET_MEMORY_ATTRIBUTES
+ * mmap_lock                     user faults, userfaultfd
+ * change_lock                   conversion, punch, bind, unbind, release, populate,
+ *                               changes of a slot's flags
  * mapping->invalidate_lock      write: the same, but see below; read: user and guest
- *                               faults, allocation, lseek(), walks of what is present
+ *                               faults, allocation, userfaultfd, lseek(), walks of what
+ *                               is present
  * folio lock                    giving a page to the guest, zeroing at first use,
  *                               splits, memory failure, dropping folios
  * kvm->arch.pkvm.stage2_lock    arm64: taking pages back from a protected VM, and the
  *                               end of its stage-2.  A mutex inside change_lock and
  *                               outside mmu_lock
  * i_mmap_rwsem, page tables     unmapping users
- * bindings_lock                 write: bind, unbind, release; read: memory failure
+ * bindings_lock                 write: bind, unbind, release, changes of a slot's flags;
+ *                               read: memory failure
  * kvm->mmu_lock                 zapping
  * ============================= =====================================================
  *

@@ -303,6 +303,8 @@ int kvm_gmem_get_pfn(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		if (order)
 			order = kvm_gmem_missing_order(f, slot, gfn);
 		r = -ENODATA;
+		trace_kvm_gmem_guest_fault(f->inode->i_ino, index, gfn,
+					   kvm_gmem_index_is_private(f->inode, index), r);
 	} else {
 		r = kvm_gmem_get_pfn_locked(f, slot, gfn, pfn, &order);
 	}
@@ -353,8 +355,9 @@ static int kvm_gmem_map_page_locked(struct gmem_file *f, struct kvm_memory_slot 
  *
  * kvm->srcu is held for read, may sleep.  Returns what @map does, -EACCES without
  * having allocated anything if the state is the other one, -ENODATA if the page is
- * missing, -EFAULT if the file is closed or the slot's bitmap can't be read, -EHWPOISON if the page is lost to a memory error, -ENOMEM, -EINTR if the
- * task is killed while it waits for a conversion.
+ * missing, -EFAULT if the file is closed or the slot's bitmap can't be read, -EHWPOISON
+ * if the page is lost to a memory error, -ENOMEM, -EINTR if the task is killed while it
+ * waits for a conversion.
  */
 int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg)

@@ -337,9 +337,9 @@ static bool kvm_gmem_trylock_page(struct inode *inode, pgoff_t index)
 
 /*
  * @folio can't be mapped after all, e.g. because the page table has a guard there, see
- * MADV_GUARD_INSTALL.  It is locked since kvm_gmem_uffd_add(), so neither guest nor user has
- * it mapped; whoever has found it without taking the lock, as it is up to date, is told
- * like one who has.
+ * MADV_GUARD_INSTALL.  It is locked since kvm_gmem_uffd_add(), so neither guest nor user
+ * has it mapped; whoever has found it without taking the lock, as it is up to date, is
+ * told like one who has.
  *
  * If the file is being changed the page stays, with the bytes that the caller of the
  * ioctl has sent, which fails.  The next try finds the page, or not if it was

@@ -4,12 +4,10 @@
  * the user's mappings.  VMs without private memory; the x86 test beside this one has the
  * others.
  */
-#include "gmem_util.h"
+#include "gmem_userfault.h"
 #include "kvm_test_harness.h"
 
-#include <linux/userfaultfd.h>
 #include <poll.h>
-#include <sys/syscall.h>
 
 /* The C library may be older than that. */
 #ifndef MADV_GUARD_INSTALL
@@ -35,8 +33,6 @@
 
 #define OTHER_SLOT	(GMEM_SLOT + 1)
 #define OTHER_GPA	(GMEM_GPA + BLOCK * PAGE_SIZE)
-
-#define BITS		(8 * sizeof(long))
 
 FIXTURE(userfault) {
 	struct kvm_vcpu *vcpus[NR_VCPUS];
@@ -73,30 +69,7 @@ FIXTURE_TEARDOWN(userfault)
 
 #define USERFAULT_TEST(name)	TEST_F_TIMEOUT(userfault, name, GMEM_TIMEOUT_S)
 
-/* ---- Slots ---- */
-
-static struct kvm_userspace_memory_region2 region_of(struct gmem *g, u32 flags, void *bitmap)
-{
-	return (struct kvm_userspace_memory_region2) {
-		.slot = GMEM_SLOT,
-		.flags = KVM_MEM_GUEST_MEMFD | flags,
-		.guest_phys_addr = GMEM_GPA,
-		.memory_size = g->size,
-		.userspace_addr = (uintptr_t)g->mem,
-		.guest_memfd = g->fd,
-		.userfault_bitmap = (uintptr_t)bitmap,
-	};
-}
-
-static int set_region(struct kvm_vm *vm, struct kvm_userspace_memory_region2 region)
-{
-	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;
-}
-
-static void set_userfault(struct gmem *g, u32 flags, void *bitmap)
-{
-	TEST_ASSERT_EQ(set_region(g->vm, region_of(g, flags, bitmap)), 0);
-}
+/* ---- Files ---- */
 
 static void __new_file(struct gmem *g, struct kvm_vm *vm, u64 nr, u64 flags, void *bitmap)
 {
@@ -111,12 +84,7 @@ static void new_file(struct gmem *g, struct kvm_vm *vm, void *bitmap)
 	__new_file(g, vm, NR, GMEM_SHARED_FILE, bitmap);
 }
 
-/* ---- What is present, and what the guest gets ---- */
-
-static u64 nr_present(struct kvm_vm *vm)
-{
-	return vm_get_stat(vm, gmem_pages_shared) + vm_get_stat(vm, gmem_pages_private);
-}
+/* ---- What the guest gets ---- */
 
 static bool is_missing_exit(struct kvm_vcpu *vcpu, int r)
 {
@@ -125,36 +93,11 @@ static bool is_missing_exit(struct kvm_vcpu *vcpu, int r)
 	       vcpu->run->memory_fault.flags == KVM_MEMORY_EXIT_FLAG_USERFAULT;
 }
 
-#define __expect_missing(vcpu, want_gpa, want_size)				\
-do {										\
-	struct kvm_vcpu *__v = (vcpu);						\
-	u64 __gpa = (want_gpa), __size = (want_size);				\
-										\
-	gmem_guest_expect_fault(__v, EFAULT, __gpa);				\
-	TEST_ASSERT_EQ(__v->run->memory_fault.flags, KVM_MEMORY_EXIT_FLAG_USERFAULT); \
-	TEST_ASSERT_EQ(__v->run->memory_fault.size, __size);			\
-} while (0)
-
 /* The guest needs the page to go on, see gmem_guest_finish(): it writes OTHER. */
 static void expect_wait(struct kvm_vcpu *vcpu, struct gmem *g, u64 page)
 {
 	gmem_guest_prepare(vcpu, GMEM_GUEST_FILL, g->gpa + page * PAGE_SIZE, 1, OTHER, 0);
-	__expect_missing(vcpu, g->gpa + page * PAGE_SIZE, PAGE_SIZE);
-}
-
-/* The guest forgets what it was about to do, and waits for its next command. */
-static void start_anew(struct kvm_vcpu *vcpu)
-{
-#ifdef __x86_64__
-	struct kvm_regs regs;
-
-	/* As if it had been called. */
-	vcpu_regs_get(vcpu, &regs);
-	regs.rsp = (regs.rsp & ~15ull) - 8;
-	vcpu_regs_set(vcpu, &regs);
-#endif
-	vcpu_arch_set_entry_point(vcpu, gmem_guest_server);
-	vcpu_args_set(vcpu, 1, vcpu->id);
+	gmem_expect_missing(vcpu, g->gpa + page * PAGE_SIZE, PAGE_SIZE, false);
 }
 
 /* An access that the guest makes only once. */
@@ -442,7 +385,7 @@ USERFAULT_TEST(immediate_exit)
 	self->vcpu->run->immediate_exit = 1;
 	TEST_ASSERT(__vcpu_run(self->vcpu) == -1 && errno == EINTR, "Want EINTR");
 	self->vcpu->run->immediate_exit = 0;
-	__expect_missing(self->vcpu, g.gpa + PAGE * PAGE_SIZE, PAGE_SIZE);
+	gmem_expect_missing(self->vcpu, g.gpa + PAGE * PAGE_SIZE, PAGE_SIZE, false);
 	TEST_ASSERT_EQ(nr_present(self->vm), 0);
 	gmem_destroy(&g);
 }
@@ -471,16 +414,6 @@ USERFAULT_TEST(memory_failure)
 }
 
 /* ---- The bitmap ---- */
-
-static void set_bit_of(unsigned long *map, u64 bit)
-{
-	__atomic_or_fetch(&map[bit / BITS], 1ul << (bit % BITS), __ATOMIC_SEQ_CST);
-}
-
-static void clear_bit_of(unsigned long *map, u64 bit)
-{
-	__atomic_and_fetch(&map[bit / BITS], ~(1ul << (bit % BITS)), __ATOMIC_SEQ_CST);
-}
 
 USERFAULT_TEST(bitmap)
 {
@@ -547,6 +480,19 @@ USERFAULT_TEST(bitmap_layout)
 	gmem_destroy(&g);
 }
 
+/* What the VMM has mapped is no reason to give it to the guest along with the next page. */
+USERFAULT_TEST(bitmap_neighbours)
+{
+	unsigned long map = BIT(PAGE);
+	struct gmem g;
+
+	new_file(&g, self->vm, &map);
+	gmem_host_fill(&g, 0, NR, VAL);
+	gmem_guest_check_fill(self->vcpu, &g, PAGE - 1, 1, VAL + PAGE - 1);
+	expect_missing(self->vcpu, &g, PAGE);
+	gmem_destroy(&g);
+}
+
 /* A bitmap that can't be read tells nothing of any page, and isn't fatal. */
 USERFAULT_TEST(bitmap_unreadable)
 {
@@ -610,7 +556,7 @@ USERFAULT_TEST(huge_absent)
 	__new_file(&g, self->vm, 2 * BLOCK - 1, SHARED_HUGE, NULL);
 	gmem_guest_prepare(self->vcpu, GMEM_GUEST_FILL, g.gpa + PAGE * PAGE_SIZE, BLOCK - PAGE,
 			   VAL, 1);
-	__expect_missing(self->vcpu, g.gpa, block);
+	gmem_expect_missing(self->vcpu, g.gpa, block, false);
 	TEST_ASSERT_EQ(nr_present(self->vm), 0);
 	kvm_fallocate(g.fd, FALLOC_FL_KEEP_SIZE, 0, block);
 	gmem_guest_finish(self->vcpu);
@@ -624,7 +570,7 @@ USERFAULT_TEST(huge_absent)
 	expect_missing(self->vcpu, &g, PAGE);
 	gmem_punch(&g, 0, PAGE);
 	gmem_guest_prepare(self->vcpu, GMEM_GUEST_FILL, g.gpa, 1, VAL, 1);
-	__expect_missing(self->vcpu, g.gpa, block);
+	gmem_expect_missing(self->vcpu, g.gpa, block, false);
 	gmem_destroy(&g);
 }
 
@@ -660,7 +606,7 @@ USERFAULT_TEST(huge_bitmap)
 	memset(map, 0xff, sizeof(map));
 	__new_file(&g, self->vm, 2 * BLOCK, SHARED_HUGE, map);
 	gmem_guest_prepare(self->vcpu, GMEM_GUEST_FILL, g.gpa, BLOCK - 1, VAL, 1);
-	__expect_missing(self->vcpu, g.gpa, block);
+	gmem_expect_missing(self->vcpu, g.gpa, block, false);
 
 	/* All but the last page; a single bit makes the exit one for a page, too. */
 	memset(map, 0, block / PAGE_SIZE / 8);
@@ -705,9 +651,15 @@ static void serve_exit(struct race *race)
 {
 	u64 gpa = race->vcpu->run->memory_fault.gpa;
 	u64 offset = gpa - race->g->gpa;
+	int r;
 
-	kvm_fallocate(race->g->fd, FALLOC_FL_KEEP_SIZE, offset,
-		      race->vcpu->run->memory_fault.size);
+	/* A signal may come here, too. */
+	do {
+		r = fallocate(race->g->fd, FALLOC_FL_KEEP_SIZE, offset,
+			      race->vcpu->run->memory_fault.size);
+	} while (r && errno == EINTR);
+	TEST_ASSERT(!r, "fallocate() failed, errno %d", errno);
+
 	if (race->map)
 		clear_bit_of(race->map, offset / PAGE_SIZE);
 	race->nr_exits++;
@@ -719,6 +671,9 @@ static void run_served(struct race *race)
 	int r;
 
 	while ((r = __vcpu_run(race->vcpu))) {
+		if (errno == EINTR)
+			continue;
+
 		TEST_ASSERT(is_missing_exit(race->vcpu, r),
 			    "errno %d, exit %u, flags 0x%llx", errno,
 			    race->vcpu->run->exit_reason, race->vcpu->run->memory_fault.flags);
@@ -778,6 +733,42 @@ USERFAULT_TEST(race_toggle)
 	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
 	race_toggles(&g, self->vcpu, none);
 	race_toggles(&g, self->vcpu, maps);
+	gmem_destroy(&g);
+}
+
+/* Signals come when they like: no exit is lost, and no page is filled twice. */
+static void ignore_signal(int sig)
+{
+}
+
+static void punched_step(void *arg, u64 turn)
+{
+	struct race *race = arg;
+
+	gmem_punch(race->g, 0, NR);
+	guest_step(arg, turn);
+}
+
+USERFAULT_TEST(race_signals)
+{
+	struct sigaction sa = { .sa_handler = ignore_signal };
+	struct race race = { .vcpu = self->vcpu };
+	struct gmem_worker w;
+	struct gmem g;
+
+	TEST_ASSERT(!sigaction(SIGUSR1, &sa, NULL), "sigaction() failed");
+	new_file(&g, self->vm, NULL);
+	race.g = &g;
+	WRITE_ONCE(race_stop, false);
+	race_start(&w, 0, punched_step, &race);
+	while (READ_ONCE(race_turns[0]) < GMEM_LOOPS(20)) {
+		pthread_kill(w.thread, SIGUSR1);
+		sched_yield();
+	}
+	WRITE_ONCE(race_stop, true);
+	gmem_worker_join(&w);
+	TEST_ASSERT(race.nr_exits >= race_turns[0] * NR, "%lu exits for %lu turns",
+		    race.nr_exits, race_turns[0]);
 	gmem_destroy(&g);
 }
 
@@ -859,66 +850,6 @@ USERFAULT_TEST(race_punch)
 
 /* ---- userfaultfd ---- */
 
-static int open_uffd(void)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	int fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	TEST_ASSERT(fd >= 0, "userfaultfd() failed, errno %d", errno);
-	TEST_ASSERT(!ioctl(fd, UFFDIO_API, &api), "UFFDIO_API failed, errno %d", errno);
-	return fd;
-}
-
-static int uffd_register(int fd, struct gmem *g, u64 mode, u64 *ioctls)
-{
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)g->mem, .len = g->size },
-		.mode = mode,
-	};
-	int r = ioctl(fd, UFFDIO_REGISTER, &reg) ? errno : 0;
-
-	if (ioctls)
-		*ioctls = reg.ioctls;
-	return r;
-}
-
-static int open_registered(struct gmem *g, u64 mode)
-{
-	int fd = open_uffd();
-
-	TEST_ASSERT_EQ(uffd_register(fd, g, mode, NULL), 0);
-	return fd;
-}
-
-static int uffd_copy(int fd, struct gmem *g, u64 page, void *src)
-{
-	struct uffdio_copy copy = {
-		.dst = (uintptr_t)g->mem + page * PAGE_SIZE,
-		.src = (uintptr_t)src,
-		.len = PAGE_SIZE,
-	};
-
-	return ioctl(fd, UFFDIO_COPY, &copy) ? errno : 0;
-}
-
-static int uffd_zero(int fd, struct gmem *g, u64 page)
-{
-	struct uffdio_zeropage zero = {
-		.range = { .start = (uintptr_t)g->mem + page * PAGE_SIZE, .len = PAGE_SIZE },
-	};
-
-	return ioctl(fd, UFFDIO_ZEROPAGE, &zero) ? errno : 0;
-}
-
-static int uffd_continue(int fd, struct gmem *g, u64 page)
-{
-	struct uffdio_continue cont = {
-		.range = { .start = (uintptr_t)g->mem + page * PAGE_SIZE, .len = PAGE_SIZE },
-	};
-
-	return ioctl(fd, UFFDIO_CONTINUE, &cont) ? errno : 0;
-}
-
 static int uffd_poison(int fd, struct gmem *g, u64 page)
 {
 	struct uffdio_poison poison = {
@@ -926,14 +857,6 @@ static int uffd_poison(int fd, struct gmem *g, u64 page)
 	};
 
 	return ioctl(fd, UFFDIO_POISON, &poison) ? errno : 0;
-}
-
-static void *new_source(u64 val)
-{
-	u64 *src = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-
-	gmem_fill_words(src, val);
-	return src;
 }
 
 USERFAULT_TEST(uffd_modes)
@@ -1095,7 +1018,11 @@ USERFAULT_TEST(uffd_continue)
 	TEST_ASSERT_EQ(nr_present(self->vm), 0);
 	TEST_ASSERT_EQ(gmem_try_read(g.mem + PAGE * PAGE_SIZE, &val), BUS_ADRERR);
 
-	/* Never used, hence not zeroed yet. */
+	/* Never used, hence not zeroed yet: the frames still have what they had. */
+	set_userfault(&g, 0, NULL);
+	gmem_guest_fill(self->vcpu, &g, 0, NR, OTHER);
+	gmem_punch(&g, 0, NR);
+	set_userfault(&g, KVM_MEM_USERFAULT, NULL);
 	gmem_allocate(&g, PAGE, 2);
 	TEST_ASSERT_EQ(uffd_continue(fd, &g, PAGE), 0);
 	gmem_host_check_zero(&g, PAGE, 1);
