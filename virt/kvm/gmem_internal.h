@@ -265,6 +265,7 @@ struct kvm_memory_slot *kvm_gmem_next_binding(struct kvm_memory_slot *slot,
 void kvm_gmem_invalidate_start(struct inode *inode, pgoff_t start, pgoff_t end,
 			       enum kvm_gfn_range_filter filter);
 void kvm_gmem_invalidate_end(struct inode *inode, pgoff_t start, pgoff_t end);
+void kvm_gmem_invalidate_caches(struct inode *inode, pgoff_t start, pgoff_t end);
 void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start, pgoff_t end,
 				    enum kvm_gfn_range_filter filter);
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start, pgoff_t end);

@@ -53,6 +53,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/unaligned.h>
+#include <linux/vmalloc.h>
 
 #include "gmem_internal.h"
 #include "kvm_mm.h"
@@ -67,30 +68,39 @@ struct gmem_access {
 /* Map @page for one access: do not sleep, nor leave the CPU, before it is unmapped. */
 static void *kvm_gmem_map_local(struct page *page)
 {
-	return kmap_local_page(page);
+	return direct_map_kmap_local(page);
 }
 
-static void kvm_gmem_unmap_local(const void *va)
+static void kvm_gmem_unmap_local(void *va)
 {
-	kunmap_local(va);
+	direct_map_kunmap_local(va);
 }
 
 /*
- * Map @page for as long as the caller likes.  May sleep.  There is no high memory where
+ * Map @page for as long as the caller likes, or NULL if there is no memory for that.
+ * invalidate_lock is held, so that it doesn't leave the direct map meanwhile; whoever
+ * takes it out invalidates the caches before.  May sleep.  There is no high memory where
  * there is guest_memfd.
  */
 static void *kvm_gmem_map_long(struct kvm *kvm, struct page *page)
 {
+	void *va = page_address(page);
+
 	might_sleep();
 
-	atomic_long_inc(&kvm->nr_gmem_maps);
-	return page_address(page);
+	if (direct_map_has_holes() && !direct_map_has(page))
+		va = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	if (va)
+		atomic_long_inc(&kvm->nr_gmem_maps);
+	return va;
 }
 
-void kvm_gmem_unmap_long(struct kvm *kvm, struct page *page)
+void kvm_gmem_unmap_long(struct kvm *kvm, struct page *page, void *va)
 {
 	might_sleep();
 
+	if (va != page_address(page))
+		vunmap(va);
 	atomic_long_dec(&kvm->nr_gmem_maps);
 }
 
@@ -138,12 +148,31 @@ static struct folio *kvm_gmem_access_folio(struct gmem_file *f, pgoff_t index,
 	return folio;
 }
 
-static int kvm_gmem_lock_access(struct inode *inode, pgoff_t index, bool may_wait)
+/*
+ * Lock the page at @gfn of @slot, unless the VMM has yet to fill it: KVM must not do that
+ * in its stead.
+ */
+static int kvm_gmem_lock_access(struct gmem_file *f, struct kvm_memory_slot *slot, gfn_t gfn,
+				bool may_wait)
 {
-	if (may_wait)
-		return kvm_gmem_lock_range(inode, index, index + 1, TASK_KILLABLE);
+	pgoff_t index = kvm_gmem_index(slot, gfn);
+	unsigned int order = 0;
+	int r = 0;
 
-	return kvm_gmem_trylock_range_nowait(inode, index, index + 1) ? 0 : -EFAULT;
+	if (may_wait)
+		r = kvm_gmem_check_bitmap(f->kvm, slot, gfn, &order) ?:
+		    kvm_gmem_lock_range(f->inode, index, index + 1, TASK_KILLABLE);
+	else if (slot->gmem.userfault_bitmap ||
+		 !kvm_gmem_trylock_range_nowait(f->inode, index, index + 1))
+		r = -EFAULT;
+	if (r)
+		return r;
+
+	if (!kvm_gmem_is_missing(f, slot, gfn))
+		return 0;
+
+	kvm_gmem_unlock_range(f->inode);
+	return -ENODATA;
 }
 
 /*
@@ -166,7 +195,7 @@ static int kvm_gmem_begin_access(struct kvm_memory_slot *slot, gfn_t gfn, bool m
 	index = kvm_gmem_index(slot, gfn);
 	f = access->file->private_data;
 
-	r = kvm_gmem_lock_access(f->inode, index, may_wait);
+	r = kvm_gmem_lock_access(f, slot, gfn, may_wait);
 	if (r)
 		goto err_put;
 
@@ -355,7 +384,7 @@ static int kvm_gmem_map_gpc(struct gfn_to_pfn_cache *gpc, struct page **page, vo
 	*page = access.page;
 	*va = kvm_gmem_map_long(gpc->kvm, access.page);
 	kvm_gmem_end_access(&access);
-	return 0;
+	return *va ? 0 : -ENOMEM;
 }
 
 /*
@@ -388,7 +417,7 @@ int kvm_gmem_refresh_gpc(struct gfn_to_pfn_cache *gpc)
 		write_unlock_irq(&gpc->lock);
 
 		if (va)
-			kvm_gmem_unmap_long(gpc->kvm, page);
+			kvm_gmem_unmap_long(gpc->kvm, page, va);
 		va = NULL;
 		r = kvm_gmem_map_gpc(gpc, &page, &va);
 
@@ -494,18 +523,20 @@ int kvm_gmem_map_hw(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 	if (kvm_gmem_begin_access(slot, gfn, true, &access))
 		return -EINVAL;
 
-	get_page(access.page);
-	map->gmem_page = access.page;
-	map->pfn = page_to_pfn(access.page);
 	map->hva = kvm_gmem_map_long(kvm, access.page);
+	if (map->hva) {
+		get_page(access.page);
+		map->gmem_page = access.page;
+		map->pfn = page_to_pfn(access.page);
+	}
 
 	kvm_gmem_end_access(&access);
-	return 0;
+	return map->hva ? 0 : -ENOMEM;
 }
 
 void kvm_gmem_unmap_hw(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
 {
-	kvm_gmem_unmap_long(vcpu->kvm, map->gmem_page);
+	kvm_gmem_unmap_long(vcpu->kvm, map->gmem_page, map->hva);
 	kvm_vcpu_mark_page_dirty(vcpu, map->gfn);
 	put_page(map->gmem_page);
 	map->gmem_page = NULL;

@@ -115,6 +115,20 @@ void kvm_gmem_invalidate_file_start(struct gmem_file *f, pgoff_t start,
 		KVM_MMU_UNLOCK(kvm);
 }
 
+/*
+ * Have KVM's caches of pages [@start, @end) forget them.  invalidate_lock or a claim keeps
+ * new ones away.
+ */
+void kvm_gmem_invalidate_caches(struct inode *inode, pgoff_t start, pgoff_t end)
+{
+	struct gmem_file *f;
+
+	kvm_gmem_assert_exclusive(inode, start, end);
+
+	list_for_each_entry(f, &GMEM_I(inode)->files, entry)
+		gfn_to_pfn_cache_invalidate_gmem(f->kvm, inode, start, end);
+}
+
 void kvm_gmem_invalidate_file_end(struct gmem_file *f, pgoff_t start,
 				  pgoff_t end)
 {

@@ -552,6 +552,9 @@ static int kvm_gmem_take_out_range(struct gmem_conversion *c)
 	if (!(GMEM_I(c->f->inode)->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP))
 		return 0;
 
+	/* KVM's own caches have addresses of the direct map.  Refreshing one waits. */
+	kvm_gmem_invalidate_caches(c->f->inode, c->start, c->end);
+
 	r = kvm_gmem_for_each_moving(c, c->end, kvm_gmem_take_out_moving, &t);
 	if (r)
 		kvm_gmem_for_each_moving(c, t.end, kvm_gmem_put_back_moving, NULL);
