@@ -113,6 +113,7 @@ help:
 	                         long on the base is measured on less; T=GROUP,...: only these)
 	make bench ARCH=arm64    ... of protected VMs
 	make demo [FILE=path]    a guest's private memory, shown with a file of yours
+	make demo SECRET=1       ... memory that the host kernel cannot read, on demand
 	make demo ARCH=arm64     ... with Linux in a protected VM under pKVM
 	make shell [ARCH=x86]    boot the image of a platform to a command loop
 	make gdb [ARCH=x86]      the same, halted, with a gdb port
@@ -320,7 +321,7 @@ demo_arch := $(if $(filter arm64%,$(boot_arch)),arm64,x86)
 demo: arguments
 	@[ -z "$$LAB_FILE" ] || lab/demo-file.sh "$$LAB_FILE"
 	$(MAKE) -s image-$(demo_arch) $(tools)/runner
-	lab/demo.sh $(demo_arch) "$${LAB_FILE:-$(tree)/MAINTAINERS}"
+	lab/demo.sh $(demo_arch) "$${LAB_FILE:-$(tree)/MAINTAINERS}" $(if $(SECRET),secret)
 
 clean:
 	@rm -rf build

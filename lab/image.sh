@@ -38,8 +38,9 @@ put() {	# put FILE TO: a program, stripped
 		echo "file /modules/kvm.ko $out/arch/x86/kvm/kvm.ko 0644 0 0"
 		echo "file /modules/kvm_amd.ko $out/arch/x86/kvm/kvm-amd.ko 0644 0 0"
 	fi
-	demo=$family/demo/gmem_demo
-	[ ! -e "$demo" ] || echo "file /gmem_demo $demo 0755 0 0"
+	for demo in gmem_demo secret_demo; do
+		[ ! -e "$family/demo/$demo" ] || echo "file /$demo $family/demo/$demo 0755 0 0"
+	done
 	pkvm=$family/pkvm
 	if [ -e "$pkvm/vmm" ]; then
 		# The Image is its own guest.

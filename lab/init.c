@@ -6,7 +6,7 @@
  *
  *   (nothing)         obey the runner on the verdict port (see below)
  *   lab.run=A,B       run these programs, output on the console, power off
- *   lab.demo          run the demo on /data, on a terminal of its own, power off
+ *   lab.demo[=secret] run the demo on /data, on a terminal of its own, power off
  *   lab.shell         a small command loop on the console
  *
  * The verdict port is a virtio-serial port named "lab.verdict", so neither the
@@ -652,9 +652,10 @@ static void run_list(char *list)
 	}
 }
 
-static void demo(void)
+/* @secret: the one of memory that the host cannot read. */
+static void demo(bool secret)
 {
-	static char *gmem[] = { "/gmem_demo", "/data", NULL };
+	char *gmem[] = { secret ? "/secret_demo" : "/gmem_demo", "/data", NULL };
 	static char *pkvm[] = {
 		"/pkvm/vmm", "--kernel", "/pkvm/Image", "--initrd", "/pkvm/guest.cpio",
 		"--disk", "/data", "--append", "kunit.autorun=0", NULL,
@@ -702,7 +703,7 @@ int main(void)
 	if (list)
 		run_list(strtok(list + 8, " \n"));
 	else if (strstr(cmdline, "lab.demo"))
-		demo();
+		demo(strstr(cmdline, "lab.demo=secret"));
 	else if (strstr(cmdline, "lab.shell"))
 		shell();
 	else if ((port = open_port()) >= 0)

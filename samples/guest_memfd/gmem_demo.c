@@ -19,21 +19,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <linux/kvm.h>
 #include <linux/kvm_para.h>
 
 #include "guest.h"
 #include "sha256.h"
+#include "vmm.h"
 
-#define PAGE_SIZE	4096ul
-#define MIB		1048576ul
-#define PAGES(bytes)	(((bytes) + PAGE_SIZE - 1) / PAGE_SIZE)
 #define MAX_TRIES	100
 #define MIN_MEMORY	2	/* MiB */
 #define MAX_MEMORY	1024ul
@@ -41,9 +37,8 @@
 #define STATE		INDENT "[private %s | shared %s]"
 
 struct vm {
-	int fd, gmem, vcpu;
-	struct kvm_run *run;
-	int run_size;
+	int fd, gmem;
+	struct vcpu vcpu;
 	__u8 *mem;		/* guest memory as the VMM sees it */
 	size_t size;
 	bool two_backings;	/* else in place */
@@ -61,47 +56,6 @@ static size_t length;
 static bool quiet;
 static double aside;		/* seconds of printing and counting: not the job's */
 
-asm(".section .rodata\n"
-	".globl guest_image, guest_image_end\n"
-	"guest_image: .incbin \"guest.bin\"\n"
-	"guest_image_end:\n"
-	".text\n");
-
-static double now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec + ts.tv_nsec / 1e9;
-}
-
-/* 1234567 -> "1,234,567"; good for four numbers in one printf(). */
-static const char *num(size_t n)
-{
-	static char buffers[4][32];
-	static int next;
-	char *p = &buffers[next++ % 4][31];
-	int digits = 0;
-
-	do {
-		if (digits && digits % 3 == 0)
-			*--p = ',';
-		*--p = '0' + n % 10;
-		digits++;
-	} while (n /= 10);
-	return p;
-}
-
-static const char *pages(size_t n)
-{
-	static char buffers[4][40];
-	static int next;
-	char *p = buffers[next++ % 4];
-
-	snprintf(p, sizeof(buffers[0]), "%s page%s", num(n), n == 1 ? "" : "s");
-	return p;
-}
-
 static void say(struct vm *vm, const char *fmt, ...)
 {
 	double begin = now();
@@ -117,26 +71,6 @@ static void say(struct vm *vm, const char *fmt, ...)
 	printf("\n");
 	fflush(stdout);
 	aside += now() - begin;
-}
-
-static int xioctl(int fd, unsigned long request, unsigned long arg, const char *what)
-{
-	int ret = ioctl(fd, request, arg);
-
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-
-#define IOCTL(fd, request, arg) xioctl(fd, request, (unsigned long)(arg), #request)
-
-/* Ask the VM, not /dev/kvm: the answers depend on the type of the VM. */
-static void require(struct vm *vm, unsigned long cap, int bits, const char *what)
-{
-	int ret = ioctl(vm->fd, KVM_CHECK_EXTENSION, cap);
-
-	if (ret < 0 || (ret & bits) != bits)
-		errx(1, "this kernel has no %s", what);
 }
 
 /* Counts the pages in memory: in the guest_memfd, and in the other half if any. */
@@ -263,7 +197,7 @@ static void create_vm(struct vm *vm, int kvm)
 	vm->fd = ioctl(kvm, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
 		err(1, "a VM of type SW_PROTECTED_VM");
-	require(vm, KVM_CAP_EXIT_HYPERCALL, cap.args[0], "exits for KVM_HC_MAP_GPA_RANGE");
+	require(vm->fd, KVM_CAP_EXIT_HYPERCALL, cap.args[0], "exits for KVM_HC_MAP_GPA_RANGE");
 	IOCTL(vm->fd, KVM_ENABLE_CAP, &cap);
 
 	if (vm->two_backings) {
@@ -271,10 +205,10 @@ static void create_vm(struct vm *vm, int kvm)
 		vm->mem = mmap(NULL, vm->size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		madvise(vm->mem, vm->size, MADV_NOHUGEPAGE);	/* count exactly */
 	} else {
-		require(vm, KVM_CAP_GUEST_MEMFD_FLAGS, GUEST_MEMFD_FLAG_MMAP, "shared guest_memfd");
-		require(vm, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE,
+		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS, GUEST_MEMFD_FLAG_MMAP, "shared guest_memfd");
+		require(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE,
 			"conversion in place");
-		require(vm, KVM_CAP_GUEST_MEMFD_FLAGS_TO_PRIVATE,
+		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS_TO_PRIVATE,
 			KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE, "conversion that keeps content");
 		gmem.flags = GUEST_MEMFD_FLAG_MMAP;
 		vm->gmem = IOCTL(vm->fd, KVM_CREATE_GUEST_MEMFD, &gmem);
@@ -296,37 +230,6 @@ static void create_vm(struct vm *vm, int kvm)
 	    pages(vm->nr_private), pages(PAGES(vm->size) - vm->nr_private));
 	if (vm->two_backings)
 		must_convert(vm, 0, vm->size, true);
-}
-
-/*
- * One vCPU in flat 32-bit mode. It knows of KVM_HC_MAP_GPA_RANGE; a guest that
- * asks first finds KVM_FEATURE_HC_MAP_GPA_RANGE in the CPUID that its VMM sets.
- */
-static void create_vcpu(struct vm *vm, int kvm)
-{
-	struct kvm_segment flat = {
-		.limit = 0xffffffff, .selector = 8, .type = 11, .present = 1,
-		.db = 1, .s = 1, .g = 1,
-	};
-	struct kvm_regs regs = { .rip = GUEST_CODE, .rflags = 2 };
-	struct kvm_sregs sregs;
-
-	vm->run_size = IOCTL(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	vm->vcpu = IOCTL(vm->fd, KVM_CREATE_VCPU, 0);
-	vm->run = mmap(NULL, vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu, 0);
-	if (vm->run == MAP_FAILED)
-		err(1, "mmap of the vCPU");
-
-	IOCTL(vm->vcpu, KVM_GET_SREGS, &sregs);
-	sregs.cr0 |= 1;		/* protected mode */
-	sregs.cs = flat;
-	flat.type = 3;
-	flat.selector = 16;
-	sregs.ds = flat;
-	sregs.es = flat;
-	sregs.ss = flat;
-	IOCTL(vm->vcpu, KVM_SET_SREGS, &sregs);
-	IOCTL(vm->vcpu, KVM_SET_REGS, &regs);
 }
 
 /* The initial image: make pages shared, fill them, make them private. */
@@ -358,16 +261,16 @@ static void load(struct vm *vm)
 /* The guest asks for a conversion: check what it says like any input. */
 static void on_hypercall(struct vm *vm)
 {
-	__u64 gpa = vm->run->hypercall.args[0], n = vm->run->hypercall.args[1];
-	bool private = vm->run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED;
+	__u64 gpa = vm->vcpu.run->hypercall.args[0], n = vm->vcpu.run->hypercall.args[1];
+	bool private = vm->vcpu.run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED;
 
 	/*
 	 * The guest of this VM type finds it in its register.  For a request of
 	 * an SNP or TDX guest only 0, EINVAL and EAGAIN are valid, anything else
 	 * ends the VM; guest_memfd.rst tells what to answer when.
 	 */
-	vm->run->hypercall.ret = -KVM_EINVAL;
-	if (vm->run->hypercall.nr != KVM_HC_MAP_GPA_RANGE || gpa >= vm->size ||
+	vm->vcpu.run->hypercall.ret = -KVM_EINVAL;
+	if (vm->vcpu.run->hypercall.nr != KVM_HC_MAP_GPA_RANGE || gpa >= vm->size ||
 	    n > (vm->size - gpa) / PAGE_SIZE)
 		return;
 
@@ -379,35 +282,34 @@ static void on_hypercall(struct vm *vm)
 		return;
 	if (private)
 		try_read(vm, gpa);
-	vm->run->hypercall.ret = 0;
+	vm->vcpu.run->hypercall.ret = 0;
 }
 
 /* Runs the guest to its end. */
 static void run(struct vm *vm)
 {
 	for (;;) {
-		if (ioctl(vm->vcpu, KVM_RUN, 0))
-			err(1, "KVM_RUN (exit reason %u)", vm->run->exit_reason);
-		switch (vm->run->exit_reason) {
+		if (ioctl(vm->vcpu.fd, KVM_RUN, 0))
+			err(1, "KVM_RUN (exit reason %u)", vm->vcpu.run->exit_reason);
+		switch (vm->vcpu.run->exit_reason) {
 		case KVM_EXIT_HYPERCALL:
 			on_hypercall(vm);
 			break;
 		case KVM_EXIT_IO:
-			if (((__u8 *)vm->run)[vm->run->io.data_offset])
+			if (((__u8 *)vm->vcpu.run)[vm->vcpu.run->io.data_offset])
 				errx(1, "the guest gave up");
 			return;
 		default:
-			errx(1, "the guest stopped (exit reason %u)", vm->run->exit_reason);
+			errx(1, "the guest stopped (exit reason %u)", vm->vcpu.run->exit_reason);
 		}
 	}
 }
 
 static void destroy_vm(struct vm *vm)
 {
-	munmap(vm->run, vm->run_size);
+	destroy_vcpu(&vm->vcpu);
 	munmap(vm->mem, vm->size);
 	free(vm->private);
-	close(vm->vcpu);
 	close(vm->gmem);
 	close(vm->fd);
 }
@@ -421,7 +323,7 @@ static void run_job(struct vm *vm, int kvm, const __u8 *expected)
 
 	aside = 0;
 	create_vm(vm, kvm);
-	create_vcpu(vm, kvm);
+	create_vcpu(&vm->vcpu, vm->fd, kvm);
 	load(vm);
 	say(vm, "VMM: the guest starts");
 	run(vm);

@@ -16,12 +16,14 @@
 #define GUEST_WINDOW	0x100000 /* the user's file, from here on */
 
 #define PORT_DONE	0xf4	/* the exit code of the guest */
+#define PORT_DIGEST	0xf5	/* the digest, byte by byte, if nothing is shared */
 
 /* Written by the VMM before the guest starts. */
 struct guest_mailbox {
 	__u32 vmmcall;	/* this processor says vmmcall, not vmcall */
 	__u32 length;	/* bytes in the window */
 	__u32 copy_to;	/* two backings: private memory for a copy */
+	__u32 plain;	/* there is no private memory, and nothing to convert */
 };
 
 /* The flat image of the guest, within the VMM. */

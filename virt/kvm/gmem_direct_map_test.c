@@ -80,7 +80,7 @@ static void hidden_allocate(struct kunit *test)
 static void hidden_convert(struct kunit *test)
 {
 	fill_block(0, 0x10);
-	fill_block(4, 0x40);
+	fill_block(4, 0x44);
 	fill(9, 0x99);
 	expect_hidden(test);
 
@@ -89,7 +89,7 @@ static void hidden_convert(struct kunit *test)
 	expect_state(test, 2, 12, true);
 	expect_hidden(test);
 	expect_block(test, 0, 0x10);
-	expect_block(test, 4, 0x40);
+	expect_block(test, 4, 0x44);
 	KUNIT_EXPECT_EQ(test, byte_at(9), 0x99);
 
 	/* Back, in parts that cut a folio which is out. */
@@ -97,14 +97,14 @@ static void hidden_convert(struct kunit *test)
 	expect_hidden(test);
 	KUNIT_EXPECT_EQ(test, convert(3, 10, false, PRESERVE), 0);
 	expect_hidden(test);
-	expect_block(test, 4, 0x40);
+	expect_block(test, 4, 0x44);
 	expect_accounts(test);
 }
 
 static void hidden_zero(struct kunit *test)
 {
 	fill_block(0, 0x10);
-	fill_block(4, 0x40);
+	fill_block(4, 0x44);
 	KUNIT_EXPECT_EQ(test, convert(0, 6, true, ZERO), 0);
 	expect_hidden(test);
 	KUNIT_EXPECT_EQ(test, byte_at(5), 0);
@@ -130,7 +130,7 @@ static void hidden_fails(struct kunit *test)
 	pgoff_t error;
 
 	fill_block(0, 0x10);
-	fill_block(4, 0x40);
+	fill_block(4, 0x44);
 	fail_hook(MAY_CONVERT, 1, -EPERM);
 	KUNIT_EXPECT_EQ(test, convert(0, 8, true, 0), -EPERM);
 	expect_hidden(test);
@@ -145,7 +145,7 @@ static void hidden_fails(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, convert(0, 8, true, 0), 0);
 	expect_hidden(test);
-	expect_block(test, 4, 0x40);
+	expect_block(test, 4, 0x44);
 }
 
 /* What leaves the file is back, however it leaves. */
@@ -184,7 +184,7 @@ static void hidden_leave_piece(struct kunit *test)
 {
 	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
 	fill_block(0, 0x10);
-	fill_block(4, 0x40);
+	fill_block(4, 0x44);
 	KUNIT_EXPECT_EQ(test, punch(1, 2), 0);
 	KUNIT_EXPECT_EQ(test, convert(6, 7, true, DISCARD), 0);
 	KUNIT_EXPECT_EQ(test, byte_at(0), 0x10);

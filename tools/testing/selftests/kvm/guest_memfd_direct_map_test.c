@@ -250,7 +250,7 @@ static void refused(struct gmem *g)
 	expect_errno(pwrite(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
 	close(fd);
 
-	expect_errno(madvise(g->mem, PAGE_SIZE, MADV_POPULATE_READ), EFAULT);
+	expect_errno(madvise(g->mem, PAGE_SIZE, MADV_POPULATE_READ), EINVAL);
 }
 
 HIDDEN_TEST(no_gup)
