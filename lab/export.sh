@@ -26,6 +26,7 @@ trap cleanup EXIT
 
 if [ -z "$commit" ]; then
 	unset GIT_DIR
+	no_foreign_driver
 	! in_rebase || fail "a git rebase is going on in build/linux; finish it there first (git rebase --continue)"
 	on=$(branch)
 	[ "$on" = "$base" ] || fail "build/linux is on $on, not on base $base: make export BASE=$on"

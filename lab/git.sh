@@ -27,6 +27,12 @@ in_rebase() { [ -d $tree/.git/rebase-merge ] || [ -d $tree/.git/rebase-apply ]; 
 # What is checked out in build/linux: the name of a base, as a rule.
 branch() { git -C $tree symbolic-ref -q --short HEAD || echo "no branch"; }
 
+# With a driver of someone's, e.g. "union", git merges lines of two steps without a word.
+no_foreign_driver() {
+	line=$(grep -v ' merge=lab-own$' $tree/.git/info/attributes 2>/dev/null | grep 'merge' || :)
+	[ -z "$line" ] || fail "build/linux/.git/info/attributes has git merge steps that conflict, remove this there: $line"
+}
+
 # Of make rebase; nothing that git should go by in the rebases of others.
 no_own_driver() { sed -i '/ merge=lab-own$/d' $tree/.git/info/attributes 2>/dev/null || :; }
 

@@ -6,13 +6,16 @@
 #
 # A hunk belongs to the step that last touched the lines which it changes, else the
 # lines next to it, else to the only step that touches the file.  If these are
-# several steps, or none, all such edits are listed, and nothing is done.
+# several steps, or none, all such edits are listed, and nothing is done.  A line that
+# has moved stays in its step, and one of a Makefile is in none before the step that adds
+# the file which it names.
 set -eu
 . lab/git.sh
 root=$1 head=$2 want=$3 tmp=$4
 export GIT_INDEX_FILE="$tmp/index"
 mkdir "$tmp/hunks"
 git read-tree "$head"
+git log --format='commit %H' --no-renames --diff-filter=A --name-only "$root..$head" >"$tmp/added"
 git diff-tree -r --no-renames --name-only "$head" "$want" >"$tmp/edited"
 while read -r f; do
 	n=$((${n:-0} + 1))
@@ -27,7 +30,8 @@ while read -r f; do
 		git diff-tree -p --full-index --binary --no-renames "$head" "$want" -- "$f" >"$tmp/diff"
 	fi
 	awk -v file="$f" -v dir="$tmp/hunks" -v n="$n" -f lab/place.awk \
-		part=1 "$tmp/touchers" part=2 "$tmp/blame" part=3 "$tmp/diff"
+		part=0 "$tmp/added" part=1 "$tmp/touchers" part=2 "$tmp/blame" \
+		part=takes "$tmp/diff" part=3 "$tmp/diff"
 done <"$tmp/edited" >"$tmp/places"
 
 if grep -q '^?' "$tmp/places"; then

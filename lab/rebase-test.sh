@@ -72,6 +72,10 @@ sed -i '2s/$/ edited/' "$copy/build/linux/$several"
 refused "belong to no step in particular" export
 is "... which names $several" grep -q "^  $several:2\$" "$top/out"
 is "... and changes nothing" changed
+mkdir -p "$copy/build/linux/.git/info"
+echo "/$several merge=union" >"$copy/build/linux/.git/info/attributes"
+refused "has git merge steps that conflict" export
+rm "$copy/build/linux/.git/info/attributes"
 step=$(steps . | awk 'END { print $2 }')
 subject=$(sed -n 's/^Subject: //p' "$data/seams/$step.patch")
 g commit -q -a -m "fixup! $subject"
@@ -79,7 +83,16 @@ echo "new" >"$copy/build/linux/virt/kvm/new_file.c"
 refused "new files in build/linux" export
 g add virt/kvm/new_file.c
 g commit -q -m "KVM: Add a file" -m "As a step of its own."
-is "an export of a fixup! commit and of a new one" run export
+# A line of a Makefile names it, amid those of a step before.
+makefile=$(g diff --name-only "refs/lab/$base/base" HEAD | grep '/Makefile[^/]*$' | head -n 1)
+among=$(g diff "refs/lab/$base/base" HEAD -- "$makefile" | sed -n 's/^+\([^+].*\)/\1/p' | head -n 1)
+line_after() {	# line_after LINE NEW: put it there
+	awk -v line="$1" -v new="$2" '{ print } $0 == line && !done++ { print new }' \
+		"$copy/build/linux/$makefile" >"$top/makefile"
+	cp "$top/makefile" "$copy/build/linux/$makefile"
+}
+line_after "$among" "new-y += \$(KVM)/new_file.o"
+is "an export of a fixup! commit, a new one and a line which names its file" run export
 is "... squashes the one, and makes a step of the other" \
 	changed "$data/seams/$step.patch" "$data/seams/KVM-Add-a-file.patch" "$data/series" virt/kvm/new_file.c
 is "... which the tree" run tree DISCARD=1
@@ -87,6 +100,21 @@ is "... then has" changed "$data/seams/$step.patch" "$data/seams/KVM-Add-a-file.
 p reset -q --hard
 p clean -q -f -d
 is "back to where we were" run tree
+
+# The last line that a step adds to a Makefile is moved to those of an earlier one.
+makefile=$(grep -h '^diff --git a/.*/Makefile' "$data"/seams/*.patch | sed 's,.* b/,,' | sort | uniq -c | sort -rn | awk '{ print $2; exit }')
+g blame -l -s "refs/lab/$base/base..HEAD" -- "$makefile" | grep -v '^\^' | sed 's/ *[0-9]*) /\t/' >"$top/blame"
+set -- $(g rev-list --reverse "refs/lab/$base/base..HEAD" -- "$makefile")
+among=$(awk -F'\t' -v c="$1" '$1 == c { print $2; exit }' "$top/blame")
+for c; do :; done
+moved=$(awk -F'\t' -v c="$c" '$1 == c { print $2; exit }' "$top/blame")
+grep -vxF "$moved" "$copy/build/linux/$makefile" >"$top/makefile"
+cp "$top/makefile" "$copy/build/linux/$makefile"
+line_after "$among" "$moved"
+is "an export of a line that has moved" run export
+is "... leaves it in its step" changed "$data/seams/$(cd "$data/seams" && grep -lxF "Subject: $(g log -1 --format=%s "$c")" ./*.patch | sed 's,^\./,,')"
+p reset -q --hard
+is "back again" run tree DISCARD=1
 
 # Another base: 9.9, with drifted context lines in all files.
 cp -R "$top/linux" "$top/drifted"

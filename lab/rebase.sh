@@ -55,6 +55,7 @@ mkdir -p "bases/$to"
 # A file of the base that ours replaces: ours, whole.
 $g config merge.lab-own.driver 'cp %B %A'
 no_own_driver
+no_foreign_driver
 mkdir -p $tree/.git/info
 sed -n 's/^[^ ]*  \(.*\)/\1 merge=lab-own/p' "$data/replaced.sha256" >>$tree/.git/info/attributes 2>/dev/null || :
 $g config user.name >/dev/null || $g config user.name "$GIT_COMMITTER_NAME"
