@@ -121,7 +121,8 @@ help:
 	                         (DISCARD=1: drop edits made there)
 	make export              bring edits and commits of build/linux back here
 	make series              mailable patches in build/series, of you as author
-	make series-check        build every step on both architectures (long)
+	make series-check        build every step on both architectures (long; T=STEP,...: these;
+	                         ARCH=x86 or arm64: on this one)
 	make rebase TO=7.4       carry the series over to another base, or a newer release of
 	                         this one (SUITE=s: Debian's suite that has it; or KERNEL_SRC=)
 	make kernels             build the kernels and their tests, run nothing
@@ -193,7 +194,8 @@ kernels: image-x86 image-x86-debug image-arm64
 # ---- judging ----
 
 .PHONY: check list lab-build-warnings lab-tree-roundtrip lab-content-table \
-	lab-documents lab-htmldocs lab-front-door lab-qemu-client lab-rebase lab-series
+	lab-documents lab-htmldocs lab-front-door lab-qemu-client lab-rebase lab-series \
+	lab-series-check
 check: tree $(tools)/runner
 	@$(tools)/runner -a '$(ARCH)' -t '$(T)' -L '$(LEVEL)' -f '$(FACTOR)'
 
@@ -218,6 +220,10 @@ lab-rebase: tree
 
 lab-series: tree
 	@lab/series-test.sh
+
+# ARCH= and T= are those of "make check".
+lab-series-check: tree
+	@LAB_ARCH= lab/series-check.sh $(JOBS)
 
 lab-content-table:
 	@lab/content-table.sh
@@ -308,7 +314,7 @@ series: tree
 	@lab/series.sh build/series
 
 series-check: tree
-	@lab/series-check.sh $(JOBS)
+	@lab/series-check.sh $(JOBS) '$(T)'
 
 boot_arch := $(or $(ARCH),x86)
 boot_kernel := $(or $(filter x86-debug x86-kcsan arm64-debug,$(boot_arch)),$(if $(filter arm64%,$(boot_arch)),arm64,x86))
