@@ -149,8 +149,7 @@ SETUP_TEST(no_locked_memory)
 	TEST_ASSERT(!setrlimit(RLIMIT_MEMLOCK, &none), "setrlimit() failed");
 
 	start_vm(&p, 2);
-	new_filled_file(&p, &g, 0);
-	guest_check(&p, 0, &g, 0, NR, VAL);
+	new_used_file(&p, 0, &g, NR);
 	share(&p, 1, &g, 1);
 	guest_check(&p, 1, &g, 0, NR, VAL);
 	TEST_ASSERT_EQ(gmem_status_kib("VmLck"), 0);
@@ -213,8 +212,7 @@ static void test_teardown(const enum end *order, bool pending)
 	int i;
 
 	start_vm(&p, 2);
-	new_filled_file(&p, &g, 0);
-	guest_check(&p, 0, &g, 0, 4, VAL);
+	new_used_file(&p, 0, &g, 4);
 	share(&p, 0, &g, 2);
 	if (pending) {
 		ask(&p, 0, PVM_HVC_SHARE, &g, 1);
@@ -248,8 +246,7 @@ PVM_TEST(file_closed)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, 4, VAL);
+	new_used_file(p, id, &g, 4);
 	share(p, id, &g, 1);
 
 	/* The mapping holds the file. */

@@ -73,8 +73,7 @@ PVM_TEST(punch_while_asked)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, NR, VAL);
+	new_used_file(p, id, &g, NR);
 	ask(p, id, PVM_HVC_SHARE, &g, 1);
 	gmem_punch(&g, 1, 1);
 	TEST_ASSERT_EQ(answer(p, id), PVM_INVALID);
@@ -105,8 +104,7 @@ PVM_TEST(discard)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, 5, VAL);
+	new_used_file(p, id, &g, 5);
 	share(p, id, &g, 2);
 	share(p, id, &g, 4);
 
@@ -137,8 +135,7 @@ PVM_TEST(discard_while_asked)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, NR, VAL);
+	new_used_file(p, id, &g, NR);
 	share(p, id, &g, 2);
 
 	ask(p, id, PVM_HVC_SHARE, &g, 1);
@@ -161,8 +158,7 @@ PVM_TEST(share_zeroed)
 	struct pvm *p = &self->p;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, self->id, &g, 0, NR, VAL);
+	new_used_file(p, self->id, &g, NR);
 	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
 	gmem_to_shared(&g, 1, 1, GMEM_ZERO);
 	TEST_ASSERT_EQ(answer(p, self->id), PVM_SUCCESS);
@@ -182,8 +178,7 @@ PVM_TEST(relinquish)
 	if (!(pvm_exit_hypercalls() & KVM_ARM_EXIT_HYPERCALL_MEM_RELINQUISH))
 		SKIP(return, "No MEM_RELINQUISH");
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, 4, VAL);
+	new_used_file(p, id, &g, 4);
 	share(p, id, &g, 2);
 
 	/* The VMM takes the page, and the guest gets another when it wants one. */
@@ -235,8 +230,7 @@ PVM_TEST(relinquish_shared)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, 4, VAL);
+	new_used_file(p, id, &g, 4);
 	share(p, id, &g, 1);
 	ask(p, id, PVM_HVC_RELINQUISH, &g, 1);
 	TEST_ASSERT_EQ(answer(p, id), PVM_SUCCESS);
@@ -257,27 +251,11 @@ PVM_TEST(relinquish_shared)
 
 /* ---- Memory errors ---- */
 
-#define CORRUPT_PFN	"/sys/kernel/debug/hwpoison/corrupt-pfn"
-
-/* The number of the frame that is mapped at @addr, or 0 if user space isn't told. */
-static u64 frame_at(void *addr)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	u64 entry = 0;
-
-	if (fd >= 0) {
-		TEST_ASSERT_EQ(pread(fd, &entry, 8, (u64)addr / PAGE_SIZE * 8), 8);
-		close(fd);
-	}
-	return entry & GENMASK_ULL(54, 0);
-}
+#define CORRUPT_PFN	GMEM_HWPOISON_DIR "corrupt-pfn"
 
 static bool have_error(u64 frame)
 {
-	char text[24];
-
-	snprintf(text, sizeof(text), "%lu", frame);
-	return frame && !access(CORRUPT_PFN, W_OK) && !gmem_write_file(CORRUPT_PFN, text);
+	return frame && !access(CORRUPT_PFN, W_OK) && !gmem_write_number(CORRUPT_PFN, frame);
 }
 
 /* As expect_lost(), and the VMM hears where. */
@@ -315,7 +293,7 @@ PVM_TEST(memory_error)
 	new_file(p, &g, 0, GMEM_SHARED_FILE);
 	gmem_host_fill(&g, 0, NR, VAL);
 	for (i = 0; i < NR; i++)
-		frames[i] = frame_at(mem_of(&g, i));
+		frames[i] = gmem_page_frame(mem_of(&g, i));
 	gmem_to_private(&g, 0, NR, 0);
 	guest_check(p, id, &g, 0, NR, VAL);
 	share(p, id, &g, 2);

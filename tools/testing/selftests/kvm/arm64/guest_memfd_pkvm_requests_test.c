@@ -46,8 +46,7 @@ PVM_TEST(veto_while_asked)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, NR, VAL);
+	new_used_file(p, id, &g, NR);
 	share(p, id, &g, 0);
 
 	ask(p, id, PVM_HVC_SHARE, &g, 2);
@@ -81,8 +80,7 @@ PVM_TEST(answer_without_conversion)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, NR, VAL);
+	new_used_file(p, id, &g, NR);
 
 	ask(p, id, PVM_HVC_SHARE, &g, 1);
 	self->vcpu->run->hypercall.ret = SMCCC_RET_SUCCESS;
@@ -109,8 +107,7 @@ PVM_TEST(answer_cannot_lie)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, NR, VAL);
+	new_used_file(p, id, &g, NR);
 
 	ask(p, id, PVM_HVC_SHARE, &g, 1);
 	gmem_to_shared(&g, 1, 1, 0);
@@ -156,8 +153,7 @@ PVM_TEST(request_dies_with_mp_state)
 	struct pvm *p = &self->p;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, self->id, &g, 0, NR, VAL);
+	new_used_file(p, self->id, &g, NR);
 	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
 	set_mp_state(self->vcpu, KVM_MP_STATE_STOPPED);
 	expect_veto(&g, 1, 1, 0);
@@ -216,8 +212,7 @@ PVM_TEST(withdrawn_request)
 	struct pvm *p = &self->p;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, self->id, &g, 0, NR, VAL);
+	new_used_file(p, self->id, &g, NR);
 
 	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
 	set_mp_state(self->vcpu, KVM_MP_STATE_RUNNABLE);
@@ -240,8 +235,7 @@ PVM_TEST(request_dies_with_reset)
 	struct pvm *p = &self->p;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, self->id, &g, 0, NR, VAL);
+	new_used_file(p, self->id, &g, NR);
 	ask(p, self->id, PVM_HVC_SHARE, &g, 1);
 	pvm_vcpu_reset(self->vcpu);
 	expect_veto(&g, 1, 1, 0);
@@ -296,8 +290,7 @@ PVM_TEST(guest_asks_nonsense)
 	struct gmem g;
 	int i, j;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, NR, VAL);
+	new_used_file(p, id, &g, NR);
 
 	for (i = 0; i < ARRAY_SIZE(calls); i++) {
 		u64 args[][3] = {

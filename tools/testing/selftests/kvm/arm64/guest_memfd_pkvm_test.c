@@ -108,8 +108,7 @@ PVM_TEST(host_access)
 	struct gmem g, fresh;
 	struct child c;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, self->id, &g, 0, NR, VAL);
+	new_used_file(p, self->id, &g, NR);
 	share(p, self->id, &g, 1);
 
 	check_other_ways(mem_of(&g, 1), false);
@@ -218,8 +217,7 @@ PVM_TEST(unmapped_by_vmm)
 	u32 id = self->id;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, 4, VAL);
+	new_used_file(p, id, &g, 4);
 	share(p, id, &g, 1);
 	TEST_ASSERT(!madvise(g.mem, g.size, MADV_DONTNEED), "madvise() failed");
 	gmem_host_check(&g, 1, 1, VAL + 1);
@@ -275,8 +273,7 @@ PVM_TEST(foreign)
 	struct child c;
 	struct gmem g;
 
-	new_filled_file(p, &g, 0);
-	guest_check(p, id, &g, 0, 4, VAL);
+	new_used_file(p, id, &g, 4);
 	share(p, id, &g, 2);
 	ask(p, id, PVM_HVC_SHARE, &g, 1);
 

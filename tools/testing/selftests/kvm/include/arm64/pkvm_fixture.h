@@ -177,6 +177,13 @@ do {										\
 #define guest_check_zero(p, id, g, first, nr)	\
 	__guest_check(p, id, gpa_of(g, first), nr, 0ul, 0ul)
 
+/* The same as new_filled_file(), and the guest has its first @nr pages in its stage-2. */
+static inline void new_used_file(struct pvm *p, u32 id, struct gmem *g, u64 nr)
+{
+	new_filled_file(p, g, 0);
+	guest_check(p, id, g, 0, nr, VAL);
+}
+
 /* Run until the hypercall that was prepared exits. */
 #define expect_hypercall(vcpu, function, gpa)					\
 do {										\
