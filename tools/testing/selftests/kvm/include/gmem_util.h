@@ -9,6 +9,7 @@
 #ifndef SELFTEST_KVM_GMEM_UTIL_H
 #define SELFTEST_KVM_GMEM_UTIL_H
 
+#include <asm/barrier.h>
 #include <linux/falloc.h>
 #include <linux/sizes.h>
 
@@ -398,6 +399,8 @@ do {										\
 	while (!(cond)) {							\
 		TEST_ASSERT(gmem_now_ns() < __end, "Waited too long for " #cond);	\
 		sched_yield();							\
+		/* An emulator may let another CPU run. */			\
+		cpu_relax();							\
 	}									\
 } while (0)
 

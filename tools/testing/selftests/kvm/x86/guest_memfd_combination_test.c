@@ -3,17 +3,16 @@
  * Combinations of what other tests have alone, amid a conversion in place.
  *
  * A long conversion claims its range and lets go of the file's lock.  Each case stops
- * one there, does the worst that it can think of, and lets the conversion end.  To stop
- * it, it has a CPU of its own, on which a thread of higher priority looks now and then,
- * and stays if it finds the claim; see brake_thread().  A hold may be lost, as the kernel
- * gives a starved thread its turn after a second: what has to happen within a claim
- * counts only if the claim is still there afterwards.
+ * one there, does the worst that it can think of, and lets the conversion end.
  *
- * If nobody ever waits for a claim, e.g. because faults don't look at it, no
- * conversion is ever found to be amid one, and every case with a stage fails.
+ * Where it stops is no matter of luck: a kprobe in a function that the conversion calls
+ * wakes up a thread of real-time priority on the same CPU, and as long as that thread
+ * spins the conversion doesn't run, see brake_thread().  Then faults in the range are seen
+ * to wait, and those outside to go on, before a case begins.
  */
 #include <asm/barrier.h>
-#include <sys/stat.h>
+#include <linux/perf_event.h>
+#include <poll.h>
 #include <sys/syscall.h>
 
 #include "gmem_util.h"
@@ -35,20 +34,16 @@
 #define NR_WINDOW	(12 * HUGE)
 #define WINDOW(i)	(GMEM_GPA + (i) * NR_FILE * PAGE_SIZE)
 
-/* Tries to catch one conversion, or to keep it until all is done. */
-#define MAX_TRIES	200
-#define MAX_LOST	10
-
-/* No hold is longer, for the system's own threads of that CPU. */
-#define HOLD_NS		(4 * NSEC_PER_SEC)
-
-/* Holds that each case must have. */
-#define HITS		3
-
 /* ---- Threads ---- */
 
-/* Where everything runs, and where conversions alone do. */
-static int work_cpu, stage_cpu;
+/*
+ * Where everything runs, and where conversions alone do.  Conversions are of normal
+ * priority, unless they have to get past a thread that stops others.
+ */
+static int work_cpu, stage_cpu = -1;
+
+#define BRAKE_PRIO	2
+#define PAST_BRAKE_PRIO	(BRAKE_PRIO + 1)
 
 static int set_fifo(int prio)
 {
@@ -57,7 +52,84 @@ static int set_fifo(int prio)
 	return sched_setscheduler(0, prio ? SCHED_FIFO : SCHED_OTHER, &param);
 }
 
-static bool pick_cpus(void)
+/* On that CPU alone.  At once, whoever runs there, if the priority is higher. */
+static void enter_stage(int prio)
+{
+	TEST_ASSERT(!set_fifo(prio), "No real-time priority");
+	pin_task_to_cpu(pthread_self(), stage_cpu);
+}
+
+/* Back to where there is time for everyone: first there, as there is none here. */
+static void leave_stage(void)
+{
+	pin_task_to_cpu(pthread_self(), work_cpu);
+	set_fifo(0);
+}
+
+/* A number in sysfs, procfs or debugfs, -1 if there is none. */
+static long read_number(const char *path)
+{
+	long val = -1;
+	FILE *f;
+
+	f = fopen(path, "r");
+	if (!f)
+		return -1;
+	if (fscanf(f, "%ld", &val) != 1)
+		val = -1;
+	fclose(f);
+	return val;
+}
+
+/* What has to be otherwise while the tests run, and what it was before, if not -1. */
+static struct setting {
+	char path[64];
+	const char *want;
+	bool must;
+	long old;
+} settings[] = {
+	/* A real-time thread may spin for as long as it wants, others get no share. */
+	{ "", "0", true, -1 },
+	{ "/proc/sys/kernel/sched_rt_runtime_us", "-1", false, -1 },
+	/* The optimiser waits for whoever was preempted, with the lock of all kprobes. */
+	{ "/proc/sys/debug/kprobes-optimization", "0", false, -1 },
+};
+
+static bool change_settings(void)
+{
+	struct setting *set;
+	int i;
+
+	snprintf(settings[0].path, sizeof(settings[0].path),
+		 "/sys/kernel/debug/sched/fair_server/cpu%d/runtime", stage_cpu);
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		set = &settings[i];
+		set->old = read_number(set->path);
+		if (gmem_write_file(set->path, set->want) && set->must)
+			return false;
+	}
+	return true;
+}
+
+static void restore_settings(void)
+{
+	struct setting *set;
+	char text[32];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(settings); i++) {
+		set = &settings[i];
+		snprintf(text, sizeof(text), "%ld", set->old);
+		if (set->old >= 0)
+			gmem_write_file(set->path, text);
+	}
+}
+
+/* The type of events that are calls of a kernel function. */
+static long kprobe_type;
+
+/* Returns why no conversion can be stopped, or NULL. */
+static const char *stage_cpu_init(void)
 {
 	cpu_set_t set;
 	int cpu, nr = 0;
@@ -68,12 +140,21 @@ static bool pick_cpus(void)
 			*(nr++ ? &stage_cpu : &work_cpu) = cpu;
 	}
 	if (nr < 2 || set_fifo(1))
-		return false;
+		return "Not two CPUs with real-time priorities";
 
 	set_fifo(0);
+	kprobe_type = read_number("/sys/bus/event_source/devices/kprobe/type");
+	if (kprobe_type < 0)
+		return "No kprobes";
+	if (!change_settings())
+		return "No CPU for one thread alone";
+
 	pin_task_to_cpu(pthread_self(), work_cpu);
-	return true;
+	return NULL;
 }
+
+/* Of main(), for all cases. */
+static const char *no_stage;
 
 /* Something that another thread does once, and may have to wait for. */
 struct task {
@@ -105,11 +186,10 @@ static void task_join(struct task *t)
 	kvm_pthread_join(t->thread, NULL);
 }
 
-/* Until it is done, or gets no further. */
-static void task_settle(struct task *t)
+/* Until it waits for a conversion, or for whoever does. */
+static void task_wait_for_wait(struct task *t)
 {
-	gmem_wait_until(READ_ONCE(t->done) ||
-			(READ_ONCE(t->tid) && gmem_task_waits(t->tid)));
+	gmem_wait_until(READ_ONCE(t->tid) && gmem_task_waits(t->tid));
 }
 
 /* A vCPU with a command, whose slot may go. */
@@ -157,30 +237,49 @@ struct probe {
 	pthread_t thread;
 };
 
+/*
+ * Where a conversion is stopped: at the nth call of a function of KVM's, or return from it.
+ * Before anything is done (to private, or with DISCARD); amid the check of holders (to
+ * private, without DISCARD); when all is zapped, and the bytes are next; amid zeroing; amid
+ * dropping.
+ */
+struct stop {
+	const char *fn;
+	u64 nr;
+	bool at_return;
+};
+
+#define AT_START		((struct stop) { "kvm_gmem_unmap_users", 1 })
+#define AMID_CHECK(nr)		((struct stop) { "kvm_gmem_folio_is_held", nr })
+#define WHEN_ZAPPED		((struct stop) { "kvm_gmem_invalidate_end", 1, true })
+#define AMID_ZERO(nr)		((struct stop) { "kvm_gmem_zero_pages", nr })
+#define AMID_DISCARD(nr)	((struct stop) { "kvm_gmem_batch_end", nr })
+
 /* In memory shared with children. */
 struct stage {
 	struct gmem g;
 	struct kvm_vcpu *vcpu;
 
-	/* What to convert, and how; in another process, or by a real-time thread. */
+	/* What to convert, and how; by whom, and where it is stopped. */
 	u64 first;
 	u64 nr;
 	u64 attributes;
 	u64 flags;
+	struct stop stop;
 	bool by_child;
 	int prio;
 
 	/* Pages that are looked at amid the claim and outside. */
 	struct probe in;
 	struct probe out;
-	bool stop;
+	bool no_more_probes;
 
 	pthread_t converter;
 	pthread_t brake;
 	pid_t child;
-	long slice_ns;
+	pid_t tid;
 	u64 held_turn;
-	bool go, ready, held, release, done, starve;
+	bool ready, held, release, done;
 	int result;
 	u64 error_offset;
 };
@@ -191,7 +290,7 @@ static void *probe_thread(void *arg)
 	u8 *addr = p->s->g.mem + p->page * PAGE_SIZE;
 
 	WRITE_ONCE(p->tid, kvm_gettid());
-	while (!READ_ONCE(p->s->stop)) {
+	while (!READ_ONCE(p->s->no_more_probes)) {
 		/* Refused while the page is private, and once it is unmapped. */
 		if (!madvise(addr, PAGE_SIZE, MADV_POPULATE_READ))
 			madvise(addr, PAGE_SIZE, MADV_DONTNEED);
@@ -208,78 +307,107 @@ static void probe_start(struct probe *p, struct stage *s, u64 page)
 	gmem_wait_until(READ_ONCE(p->turn));
 }
 
+static bool stage_is_held(struct stage *s)
+{
+	return READ_ONCE(s->in.turn) == s->held_turn && gmem_task_waits(s->in.tid);
+}
+
 /*
  * Is there a claim?  The converter doesn't run meanwhile: the page amid the range is
  * waited for, and the other one is not, as it is if the file's lock is held.
  */
 static bool claim_is_seen(struct stage *s)
 {
-	u64 in = READ_ONCE(s->in.turn), out;
+	u64 first = READ_ONCE(s->in.turn), out;
 
-	while (!gmem_task_waits(s->in.tid)) {
-		if (READ_ONCE(s->in.turn) > in + 1)
-			return false;
-		cpu_relax();
-	}
-
-	in = READ_ONCE(s->in.turn);
-	out = READ_ONCE(s->out.turn);
-	while (READ_ONCE(s->out.turn) < out + 2) {
-		if (READ_ONCE(s->in.turn) != in || gmem_task_waits(s->out.tid))
-			return false;
-		cpu_relax();
-	}
-
-	s->held_turn = in;
-	return READ_ONCE(s->in.turn) == in && gmem_task_waits(s->in.tid);
+	/* The turn that has begun already may end, the next one doesn't. */
+	do {
+		gmem_wait_until(gmem_task_waits(s->in.tid) ||
+				READ_ONCE(s->in.turn) > first + 1);
+		s->held_turn = READ_ONCE(s->in.turn);
+		out = READ_ONCE(s->out.turn);
+		gmem_wait_until(READ_ONCE(s->out.turn) > out + 1);
+		if (stage_is_held(s))
+			return true;
+	} while (READ_ONCE(s->in.turn) <= first + 1);
+	return false;
 }
 
-static bool stage_is_held(struct stage *s)
+/* What must come true while the conversion is stopped. */
+#define wait_amid_claim(s, cond)						\
+do {										\
+	gmem_wait_until(cond);							\
+	TEST_ASSERT(stage_is_held(s), "The claim has gone before " #cond);	\
+} while (0)
+
+#define task_waits_amid_claim(s, t)						\
+do {										\
+	task_wait_for_wait(t);							\
+	TEST_ASSERT(stage_is_held(s), "The claim has gone before a task waits");	\
+} while (0)
+
+/* Have the converter's calls of the function counted, and who polls woken by the nth. */
+static int stop_open(struct stage *s, void **ring)
 {
-	return READ_ONCE(s->in.turn) == s->held_turn && gmem_task_waits(s->in.tid);
+	struct perf_event_attr attr = {
+		.type = kprobe_type,
+		.size = sizeof(attr),
+		.config = s->stop.at_return,
+		.kprobe_func = (u64)s->stop.fn,
+		.sample_period = s->stop.nr,
+		.wakeup_events = 1,
+	};
+	int fd;
+
+	fd = syscall(__NR_perf_event_open, &attr, s->tid, -1, -1, 0);
+	TEST_ASSERT(fd >= 0, "No kprobe in %s(): %s", s->stop.fn, strerror(errno));
+	*ring = kvm_mmap(2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+	return fd;
 }
 
-/* Does @cond come true while the conversion is stopped? */
-#define true_while_held(s, cond)						\
-({										\
-	struct stage *__s = (s);						\
-	bool __is;								\
-										\
-	while (!(__is = (cond)) && stage_is_held(__s))				\
-		sched_yield();							\
-	__is && stage_is_held(__s);						\
-})
+static void stop_close(int fd, void *ring)
+{
+	kvm_munmap(ring, 2 * PAGE_SIZE);
+	close(fd);
+}
 
 /*
- * Let the converter have the CPU for a moment, again and again, until that ends in a
- * claim; then keep it.  This is no way to wait for anything: how long the moments are
- * tells only where in the claim the conversion is stopped.
+ * Drain the LRU batches of this CPU, by advice on a page that isn't there.  Else whoever
+ * wants all of them drained, e.g. memory failure, waits until the CPU has time for it.
+ */
+static void drain_lru_batches(void)
+{
+	static u8 nothing[SZ_4K] __aligned(SZ_4K);
+
+	kvm_madvise(nothing, sizeof(nothing), MADV_COLD);
+}
+
+/*
+ * Sleep until the converter gets where it is to be stopped.  The wakeup comes from the
+ * kprobe, on the same CPU, and preempts the converter before it goes on.  Then keep the
+ * CPU.
  */
 static void *brake_thread(void *arg)
 {
+	struct pollfd hit = { .events = POLLIN };
 	struct stage *s = arg;
-	struct timespec slice = { .tv_nsec = s->slice_ns };
-	u64 end;
+	void *ring;
 
-	pin_task_to_cpu(pthread_self(), stage_cpu);
-	TEST_ASSERT(!set_fifo(s->prio + 2), "No real-time priority");
-
+	gmem_wait_until(READ_ONCE(s->tid));
+	hit.fd = stop_open(s, &ring);
+	enter_stage(s->prio + BRAKE_PRIO);
 	WRITE_ONCE(s->ready, true);
-	while (!READ_ONCE(s->go))
-		cpu_relax();
 
-	while (!READ_ONCE(s->done) && !READ_ONCE(s->release)) {
-		nanosleep(&slice, NULL);
-		if (!READ_ONCE(s->done) && claim_is_seen(s))
-			break;
-	}
-	if (READ_ONCE(s->done))
-		return NULL;
-
-	end = gmem_now_ns() + HOLD_NS;
-	WRITE_ONCE(s->held, true);
-	while (!READ_ONCE(s->release) && gmem_now_ns() < end)
+	/* The time-out is for a converter that never gets there. */
+	while (!READ_ONCE(s->done) && poll(&hit, 1, 20) <= 0)
+		;
+	drain_lru_batches();
+	WRITE_ONCE(s->held, !READ_ONCE(s->done));
+	while (READ_ONCE(s->held) && !READ_ONCE(s->release))
 		cpu_relax();
+	/* What follows waits for grace periods, and has a CPU's worker wait for them. */
+	leave_stage();
+	stop_close(hit.fd, ring);
 	return NULL;
 }
 
@@ -287,12 +415,9 @@ static void *convert_thread(void *arg)
 {
 	struct stage *s = arg;
 
-	pin_task_to_cpu(pthread_self(), stage_cpu);
-	if (s->prio)
-		set_fifo(s->prio);
-	while (!READ_ONCE(s->ready))
-		sched_yield();
-
+	WRITE_ONCE(s->tid, kvm_gettid());
+	gmem_wait_until(READ_ONCE(s->ready));
+	enter_stage(s->prio);
 	s->result = __gmem_convert(s->g.fd, s->first * PAGE_SIZE, s->nr * PAGE_SIZE,
 				   s->attributes, s->flags, &s->error_offset);
 	WRITE_ONCE(s->done, true);
@@ -307,6 +432,8 @@ static void stage_init(struct stage *s, struct kvm_vcpu *vcpu, u64 flags, u32 sl
 	s->g.no_user_addr = true;
 	gmem_bind(&s->g, slot, gpa);
 	s->nr = 3 * HUGE;
+	s->flags = GMEM_ZERO;
+	s->stop = AMID_ZERO(1);
 }
 
 /* The file is as it was, for the conversion to be made once more. */
@@ -321,14 +448,14 @@ static void stage_reset(struct stage *s)
 /* @page is one of the range that no one else does anything to. */
 static void stage_open(struct stage *s, u64 page)
 {
-	s->stop = false;
+	s->no_more_probes = false;
 	probe_start(&s->in, s, page);
 	probe_start(&s->out, s, OUTSIDE);
 }
 
 static void stage_close(struct stage *s)
 {
-	WRITE_ONCE(s->stop, true);
+	WRITE_ONCE(s->no_more_probes, true);
 	kvm_pthread_join(s->in.thread, NULL);
 	kvm_pthread_join(s->out.thread, NULL);
 }
@@ -337,6 +464,7 @@ static void convert_start(struct stage *s)
 {
 	pid_t pid;
 
+	s->tid = 0;
 	s->ready = false;
 	s->held = false;
 	s->release = false;
@@ -370,23 +498,20 @@ static int stage_release(struct stage *s)
 	return s->result;
 }
 
-/* @reset, if not NULL, undoes a conversion that wasn't caught. */
-static void stage_hold(struct stage *s, void (*reset)(struct stage *s))
+/* The conversion is amid its claim, and stays there. */
+static void stage_wait_for_hold(struct stage *s)
 {
-	int try;
+	gmem_wait_until(READ_ONCE(s->held) || READ_ONCE(s->done));
+	TEST_ASSERT(READ_ONCE(s->held), "A conversion without call %lu of %s(): %s",
+		    s->stop.nr, s->stop.fn, strerror(s->result));
+	TEST_ASSERT(claim_is_seen(s), "Faults in the range of a conversion don't wait at %s()",
+		    s->stop.fn);
+}
 
-	s->go = true;
-	for (try = 0; try < MAX_TRIES; try++) {
-		if (reset)
-			reset(s);
-		s->slice_ns = 20000 + try % 16 * 15000;
-		convert_start(s);
-		gmem_wait_until(READ_ONCE(s->held) || READ_ONCE(s->done));
-		if (READ_ONCE(s->held))
-			return;
-		stage_release(s);
-	}
-	TEST_FAIL("No conversion of %d was ever found to wait for", try);
+static void stage_hold(struct stage *s)
+{
+	convert_start(s);
+	stage_wait_for_hold(s);
 }
 
 /* Edges, neighbours and a sample of the rest; all of it would take too long. */
@@ -463,8 +588,8 @@ static const char *world_init(struct world *w, bool nested)
 		return "No in-place conversion of large pages";
 	if (nested && !kvm_cpu_has(X86_FEATURE_SVM))
 		return "No nested SVM";
-	if (!pick_cpus())
-		return "Not two CPUs with real-time priorities";
+	if (no_stage)
+		return no_stage;
 
 	gmem_test_init();
 	w->vm = new_vm(w->vcpus, nested);
@@ -556,7 +681,7 @@ static void unbind_task(void *g)
 
 static void add_holders(struct gmem *g, int bad_pipe[2], int held_pipe[2])
 {
-	/* Small pages, to have the check of holders take its time. */
+	/* Small pages, for the check of holders to have some behind it. */
 	gmem_to_private(g, 0, 1, 0);
 	gmem_host_fill(g, 1, NR_FILE - 1, VAL + 1);
 	gmem_to_shared(g, 0, 1, 0);
@@ -585,25 +710,23 @@ static void check_refusal(struct stage *s, int r)
 	gmem_host_check(&s->g, BAD + 1, NR_FILE - BAD - 1, VAL + BAD + 1);
 }
 
-static void delete_below_guest(struct stage *s, struct kvm_vcpu **vcpus)
+/* @page is the first of some of a claim that the guest hasn't mapped yet. */
+static void delete_below_guest(struct stage *s, struct kvm_vcpu **vcpus, u64 page)
 {
 	struct task unbind;
 	struct guest v;
-	bool held;
 
-	stage_hold(s, NULL);
-	guest_start(&v, vcpus[0], GMEM_GUEST_CHECK, s->g.gpa, 16, VAL);
-	task_settle(&v.task);
+	stage_hold(s);
+	guest_start(&v, vcpus[0], GMEM_GUEST_CHECK, s->g.gpa + page * PAGE_SIZE, 16, VAL + page);
+	task_waits_amid_claim(s, &v.task);
 	task_start(&unbind, unbind_task, &s->g);
-	gmem_wait_until(slot_is_away(vcpus[1], s->g.gpa + OUTSIDE * PAGE_SIZE));
-	held = stage_is_held(s);
+	wait_amid_claim(s, slot_is_away(vcpus[1], s->g.gpa + OUTSIDE * PAGE_SIZE));
 	check_refusal(s, stage_release(s));
 	task_join(&unbind);
 	guest_join(&v);
-	ksft_print_msg("The claim was%s there when the slot was away\n", held ? "" : " not");
 
 	gmem_bind(&s->g, GMEM_SLOT, GMEM_GPA);
-	gmem_guest_check_fill(vcpus[0], &s->g, 0, 16, VAL);
+	gmem_guest_check_fill(vcpus[0], &s->g, page, 16, VAL + page);
 }
 
 static void expect_old_bytes(int pipes[2], u64 val)
@@ -627,14 +750,17 @@ static void expect_old_bytes(int pipes[2], u64 val)
 COMBINE_TEST_IF(holders_poison_and_deletion, can_poison(), NO_POISON)
 {
 	struct kvm_vcpu *vcpu = w->vcpus[0];
-	int bad_pipe[2], held_pipe[2], i;
+	int bad_pipe[2], held_pipe[2];
 
 	stage_init(s, w->vcpus[0], SHARED_HUGE, GMEM_SLOT, GMEM_GPA);
 	s->attributes = GMEM_PRIVATE;
+	s->flags = 0;
 	add_holders(&s->g, bad_pipe, held_pipe);
 	stage_open(s, 1);
-	for (i = 0; i < HITS; i++)
-		delete_below_guest(s, w->vcpus);
+	s->stop = AT_START;
+	delete_below_guest(s, w->vcpus, 0);
+	s->stop = AMID_CHECK(3);
+	delete_below_guest(s, w->vcpus, HUGE / 2);
 	stage_close(s);
 
 	gmem_guest_prepare(vcpu, GMEM_GUEST_CHECK, s->g.gpa + BAD * PAGE_SIZE, 1, VAL + BAD, 1);
@@ -703,7 +829,8 @@ static void check_struck(struct world *w, struct stage *s, u64 bad, int r)
 	gmem_guest_check_zero(vcpu, &s->g, bad, 1);
 }
 
-static void strike_at_seam(struct world *w, struct stage *s, u64 flags, u64 bad)
+static void strike_at_seam(struct world *w, struct stage *s, u64 flags, u64 bad,
+			   struct stop stop)
 {
 	u64 left = bad - (bad == SEAM_FIRST || bad == SEAM_END), other, val;
 	struct strike strike;
@@ -714,13 +841,15 @@ static void strike_at_seam(struct world *w, struct stage *s, u64 flags, u64 bad)
 	s->nr = SEAM_NR;
 	s->attributes = bad & 1 ? GMEM_PRIVATE : GMEM_SHARED;
 	s->flags = s->attributes ? GMEM_PRESERVE : GMEM_ZERO;
+	s->stop = stop;
 	gmem_host_fill(&s->g, 0, NR_FILE, VAL);
 	strike.frame = gmem_known_frame(s->g.mem + bad * PAGE_SIZE);
 	stage_open(s, SEAM_FIRST + HUGE);
 
-	stage_hold(s, stage_reset);
+	stage_reset(s);
+	stage_hold(s);
 	task_start(&strike.task, strike_task, &strike);
-	task_settle(&strike.task);
+	wait_amid_claim(s, READ_ONCE(strike.task.done));
 	r = stage_release(s);
 	task_join(&strike.task);
 	stage_close(s);
@@ -741,12 +870,18 @@ static void strike_at_seam(struct world *w, struct stage *s, u64 flags, u64 bad)
  */
 COMBINE_TEST_IF(poison_at_seams, can_poison(), NO_POISON)
 {
-	static const u64 pages[] = { SEAM_FIRST - 1, SEAM_FIRST, SEAM_END - 1, SEAM_END };
+	static const u64 flags[] = { SHARED_HUGE, GMEM_SHARED_FILE };
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(pages); i++) {
-		strike_at_seam(w, s, SHARED_HUGE, pages[i]);
-		strike_at_seam(w, s, GMEM_SHARED_FILE, pages[i]);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		/* To private, with the edges not split yet, and split. */
+		strike_at_seam(w, s, flags[i], SEAM_FIRST - 1, AT_START);
+		strike_at_seam(w, s, flags[i], SEAM_FIRST - 1, WHEN_ZAPPED);
+		strike_at_seam(w, s, flags[i], SEAM_END - 1, AT_START);
+		strike_at_seam(w, s, flags[i], SEAM_END - 1, WHEN_ZAPPED);
+		/* To shared. */
+		strike_at_seam(w, s, flags[i], SEAM_FIRST, WHEN_ZAPPED);
+		strike_at_seam(w, s, flags[i], SEAM_END, AMID_ZERO(1));
 	}
 	gmem_give_frames_back();
 }
@@ -775,25 +910,21 @@ static bool child_is_gone(struct child *c)
 	return true;
 }
 
-static bool kill_waiter(struct stage *s)
+static void kill_waiter(struct stage *s)
 {
 	struct child c;
-	bool gone;
 
 	child_start(&c, child_touches, &s->g);
 	parent_waits(&c);
-	stage_hold(s, stage_reset);
+	stage_reset(s);
+	stage_hold(s);
 	parent_tells(&c);
-	gone = true_while_held(s, gmem_task_waits(c.pid));
+	wait_amid_claim(s, gmem_task_waits(c.pid));
 	kill(c.pid, SIGKILL);
-	if (gone)
-		gone = true_while_held(s, child_is_gone(&c));
+	wait_amid_claim(s, child_is_gone(&c));
 	TEST_ASSERT_EQ(stage_release(s), 0);
-	if (!gone)
-		waitpid(c.pid, NULL, 0);
 	close(c.to_parent[0]);
 	close(c.to_child[1]);
-	return gone;
 }
 
 /*
@@ -802,47 +933,58 @@ static bool kill_waiter(struct stage *s)
  */
 COMBINE_TEST(waiter_killed)
 {
-	int i, hits = 0;
-
 	stage_init(s, w->vcpus[0], GMEM_SHARED_FILE, GMEM_SLOT, GMEM_GPA);
-	s->flags = GMEM_ZERO;
 	stage_open(s, HUGE);
-	for (i = 0; i < MAX_LOST && hits < HITS; i++)
-		hits += kill_waiter(s);
-	TEST_ASSERT(hits >= HITS, "%d of %d tasks died amid the claim", hits, i);
+	kill_waiter(s);
+	s->stop = AMID_ZERO(2 * HUGE);
+	kill_waiter(s);
 	stage_close(s);
 	gmem_host_check_zero(&s->g, 0, s->nr);
 	gmem_destroy(&s->g);
 }
 
-static void kill_converter(struct world *w, struct stage *s, u64 attributes, u64 flags)
+/* What is killed, where, and whether it is beyond the point of no return there. */
+static const struct killed {
+	u64 attributes;
+	u64 flags;
+	struct stop stop;
+	bool complete;
+} killed[] = {
+	{ GMEM_PRIVATE, GMEM_PRESERVE, AT_START, false },
+	{ GMEM_PRIVATE, GMEM_PRESERVE, AMID_CHECK(HUGE + 7), false },
+	{ GMEM_PRIVATE, GMEM_PRESERVE, WHEN_ZAPPED, true },
+	{ GMEM_PRIVATE, GMEM_ZERO, AMID_ZERO(HUGE + 7), true },
+	{ GMEM_SHARED, GMEM_ZERO, AMID_ZERO(HUGE + 7), true },
+	{ GMEM_SHARED, GMEM_DISCARD, AMID_DISCARD(2), true },
+};
+
+static void kill_converter(struct world *w, struct stage *s, const struct killed *k)
 {
-	bool private, zero;
+	bool private = k->complete == !!k->attributes;
 	u64 turn;
 
-	s->attributes = attributes;
-	s->flags = flags;
-	stage_hold(s, stage_reset);
+	s->attributes = k->attributes;
+	s->flags = k->flags;
+	s->stop = k->stop;
+	stage_reset(s);
+	stage_hold(s);
 	kill(s->child, SIGKILL);
 	turn = READ_ONCE(s->in.turn);
 	stage_release(s);
 
 	/* Whoever waited for it goes on. */
 	gmem_wait_until(READ_ONCE(s->in.turn) > turn + 2);
-	private = gmem_page_is_private(&s->g, 0);
 	assert_whole(&s->g, 0, s->nr, private, NR_FILE);
-	zero = flags != GMEM_PRESERVE && private == !!attributes;
-	if (zero)
+	if (k->complete && k->flags != GMEM_PRESERVE)
 		gmem_guest_check_zero(w->vcpus[0], &s->g, s->nr - 16, 16);
 	else
 		gmem_guest_check_fill(w->vcpus[0], &s->g, s->nr - 16, 16, VAL + s->nr - 16);
-	ksft_print_msg("The conversion was %s\n",
-		       private == !!attributes ? "complete" : "given up");
 }
 
 /*
  * A conversion that another process makes is killed in the middle: it is complete, or
- * nothing of it is there, and the next one finds no claim.
+ * nothing of it is there, and the next one finds no claim.  Red if a conversion that may
+ * still fail goes on, or if one gives up that may not.
  */
 COMBINE_TEST(converter_killed)
 {
@@ -852,18 +994,15 @@ COMBINE_TEST(converter_killed)
 		   GMEM_GPA);
 	s->by_child = true;
 	stage_open(s, HUGE);
-	for (i = 0; i < 2; i++) {
-		kill_converter(w, s, GMEM_PRIVATE, GMEM_PRESERVE);
-		kill_converter(w, s, GMEM_PRIVATE, GMEM_ZERO);
-		kill_converter(w, s, GMEM_SHARED, GMEM_ZERO);
-		kill_converter(w, s, GMEM_SHARED, GMEM_DISCARD);
-	}
+	for (i = 0; i < ARRAY_SIZE(killed); i++)
+		kill_converter(w, s, &killed[i]);
 	stage_close(s);
+	s->attributes = GMEM_SHARED;
 	stage_reset(s);
 	gmem_destroy(&s->g);
 }
 
-static void wait_amid_claim(void *arg)
+static void touch_amid_claim(void *arg)
 {
 	struct stage *s = arg;
 
@@ -871,53 +1010,92 @@ static void wait_amid_claim(void *arg)
 }
 
 /* Everyone waits for the claim, or for those who do, and then nobody is there any more. */
-static void __noreturn doomed_child(struct stage *s, int tell)
-{
-	struct task user, unbind;
-	struct kvm_vcpu *vcpus[2];
+struct doomed {
+	struct task user;
+	struct task unbind;
 	struct guest v;
+};
+
+/* Convert, and have the claim waited for when the parent says so. */
+static void __noreturn doomed_child(struct stage *s, struct doomed *d, int tell, int told)
+{
+	struct kvm_vcpu *vcpus[2];
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	new_vm(vcpus, false);
 	stage_init(s, vcpus[0], SHARED_HUGE, GMEM_SLOT, GMEM_GPA);
-	s->flags = GMEM_ZERO;
+	stage_reset(s);
 	stage_open(s, HUGE);
-	stage_hold(s, stage_reset);
-	guest_start(&v, vcpus[0], GMEM_GUEST_CHECK, s->g.gpa, 16, VAL);
-	task_start(&user, wait_amid_claim, s);
-	task_settle(&v.task);
-	task_settle(&user);
-	task_start(&unbind, unbind_task, &s->g);
-	task_settle(&unbind);
+	s->tid = 0;
+	kvm_pthread_create(&s->converter, NULL, convert_thread, s);
 	signal_fd(tell);
+
+	wait_fd(told);
+	guest_start(&d->v, vcpus[0], GMEM_GUEST_CHECK, s->g.gpa, 16, VAL);
+	task_start(&d->user, touch_amid_claim, s);
+	task_wait_for_wait(&d->v.task);
+	task_start(&d->unbind, unbind_task, &s->g);
 	for (;;)
 		pause();
 }
 
+static bool task_is_gone(struct task *t)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d", t->tid);
+	return access(path, F_OK);
+}
+
+/* The brake is the parent's, hence it holds when the child is killed. */
+static void kill_process(struct stage *s, struct doomed *d, int tell[2], int told[2])
+{
+	int status;
+	pid_t pid;
+
+	memset(s, 0, sizeof(*s));
+	memset(d, 0, sizeof(*d));
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() failed");
+	if (!pid)
+		doomed_child(s, d, tell[1], told[0]);
+	wait_fd(tell[0]);
+	kvm_pthread_create(&s->brake, NULL, brake_thread, s);
+	stage_wait_for_hold(s);
+
+	signal_fd(told[1]);
+	task_waits_amid_claim(s, &d->v.task);
+	task_waits_amid_claim(s, &d->user);
+	task_waits_amid_claim(s, &d->unbind);
+	kill(pid, SIGKILL);
+	gmem_wait_until(task_is_gone(&d->v.task) && task_is_gone(&d->user));
+	TEST_ASSERT(!waitpid(pid, &status, WNOHANG), "The converter has gone, too");
+
+	WRITE_ONCE(s->release, true);
+	kvm_pthread_join(s->brake, NULL);
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
+		    "Child: status 0x%x", status);
+}
+
 /*
- * The whole process is killed, amid the claim or soon after: a vCPU, a user and a
- * deletion of the slot wait.  Invariant 8, every page comes back; red if any of them
- * cannot be killed while the converter, which can't before it ends, is stopped for good.
+ * The whole process is killed amid the claim: a vCPU, a user and a deletion of the slot
+ * wait.  Invariant 8, every page comes back; red if the user or the vCPU cannot be
+ * killed while the converter is stopped.
  */
 COMBINE_TEST(process_killed)
 {
 	u64 before = gmem_meminfo_kib("Unevictable");
-	int pipes[2], status, i;
-	pid_t pid;
+	int tell[2], told[2], i;
+	struct doomed *d;
 
-	TEST_ASSERT(!pipe(pipes), "pipe() failed");
-	for (i = 0; i < HITS; i++) {
-		pid = fork();
-		TEST_ASSERT(pid >= 0, "fork() failed");
-		if (!pid)
-			doomed_child(s, pipes[1]);
-		wait_fd(pipes[0]);
-		kill(pid, SIGKILL);
-		TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
-		TEST_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
-			    "Child: status 0x%x", status);
-	}
-	release_pipe(pipes);
+	d = kvm_mmap(sizeof(*d), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	TEST_ASSERT(!pipe(tell) && !pipe(told), "pipe() failed");
+	for (i = 0; i < 2; i++)
+		kill_process(s, d, tell, told);
+	release_pipe(tell);
+	release_pipe(told);
+	kvm_munmap(d, sizeof(*d));
 	gmem_wait_until(gmem_meminfo_kib("Unevictable") <= before);
 }
 
@@ -934,23 +1112,23 @@ static void close_file(void *arg)
 	close(g->fd);
 }
 
-static bool close_amid_claim(struct world *w, struct stage *s)
+static void close_amid_claim(struct world *w, struct stage *s, struct stop stop)
 {
 	struct task user, closer;
 	struct guest v;
-	bool closed;
 
 	stage_init(s, w->vcpus[0], SHARED_HUGE, GMEM_SLOT, GMEM_GPA);
-	s->flags = GMEM_ZERO;
+	s->stop = stop;
+	stage_reset(s);
 	stage_open(s, HUGE);
-	stage_hold(s, stage_reset);
+	stage_hold(s);
 	guest_start(&v, w->vcpus[0], GMEM_GUEST_CHECK, s->g.gpa, 4, 0);
-	task_start(&user, wait_amid_claim, s);
-	task_settle(&v.task);
-	task_settle(&user);
+	task_start(&user, touch_amid_claim, s);
+	task_waits_amid_claim(s, &v.task);
+	task_waits_amid_claim(s, &user);
 
 	task_start(&closer, close_file, &s->g);
-	closed = true_while_held(s, READ_ONCE(closer.done));
+	wait_amid_claim(s, READ_ONCE(closer.done));
 	TEST_ASSERT_EQ(stage_release(s), 0);
 	stage_close(s);
 	task_join(&closer);
@@ -967,7 +1145,6 @@ static bool close_amid_claim(struct world *w, struct stage *s)
 	guest_run(&(struct guest) { .vcpu = w->vcpus[1] });
 	if (v.error)
 		guest_run(&v);
-	return closed;
 }
 
 /*
@@ -977,31 +1154,21 @@ static bool close_amid_claim(struct world *w, struct stage *s)
  */
 COMBINE_TEST(unmapped_and_closed)
 {
-	int i, hits = 0;
-
-	for (i = 0; i < MAX_LOST && hits < HITS; i++)
-		hits += close_amid_claim(w, s);
-	TEST_ASSERT(hits >= HITS, "munmap() went on amid %d of %d claims", hits, i);
+	close_amid_claim(w, s, WHEN_ZAPPED);
+	close_amid_claim(w, s, AMID_ZERO(2));
 }
 
 /* ---- Two claims, and what lies between ---- */
 
-/* Hold a second conversion, of another file, while @a is held. */
-static bool hold_both(struct stage *a, struct stage *b, int try)
+/* Hold a second conversion, of another file, while @a is held: it gets past @a's brake. */
+static void hold_both(struct stage *a, struct stage *b)
 {
-	b->go = false;
-	b->prio = 1;
-	b->slice_ns = 20000 + try % 16 * 15000;
+	stage_reset(a);
 	stage_reset(b);
-	stage_hold(a, stage_reset);
-
-	/* The one brake is there before the other goes. */
-	convert_start(b);
-	gmem_wait_until(READ_ONCE(b->ready));
-	WRITE_ONCE(a->release, true);
-	WRITE_ONCE(b->go, true);
-	gmem_wait_until(READ_ONCE(b->held) || READ_ONCE(b->done));
-	return READ_ONCE(b->held) && stage_is_held(a) && stage_is_held(b);
+	stage_hold(a);
+	b->prio = PAST_BRAKE_PRIO;
+	stage_hold(b);
+	TEST_ASSERT(stage_is_held(a), "The first claim has gone");
 }
 
 struct between {
@@ -1035,34 +1202,23 @@ COMBINE_TEST(hull_of_two_claims)
 {
 	struct between m = { .vcpu = w->vcpus[0] };
 	struct stage *a = s, *b = s + 1;
-	int i, hits = 0, lost = 0;
+	int i;
 
 	stage_init(a, w->vcpus[0], GMEM_SHARED_FILE, GMEM_SLOT, WINDOW(0));
 	stage_init(b, w->vcpus[0], GMEM_SHARED_FILE, GMEM_SLOT + 2, WINDOW(2));
 	gmem_create(&m.g, w->vm, 4 * PAGE_SIZE, GMEM_SHARED_FILE);
 	gmem_bind(&m.g, GMEM_SLOT + 1, WINDOW(1));
-	a->flags = GMEM_ZERO;
-	b->flags = GMEM_ZERO;
 	stage_open(a, HUGE);
 	stage_open(b, HUGE);
-	for (i = 0; i < MAX_TRIES && hits < HITS && lost < MAX_LOST; i++) {
-		if (!hold_both(a, b, i)) {
-			stage_release(b);
-			stage_release(a);
-			continue;
-		}
-
+	for (i = 0; i < 2; i++) {
+		hold_both(a, b);
 		task_start(&m.task, use_between, &m);
-		if (true_while_held(b, READ_ONCE(m.task.done)) && stage_is_held(a))
-			hits++;
-		else
-			lost++;
-		stage_release(b);
-		stage_release(a);
+		wait_amid_claim(b, READ_ONCE(m.task.done));
+		TEST_ASSERT(stage_is_held(a), "The first claim has gone");
+		TEST_ASSERT_EQ(stage_release(b), 0);
+		TEST_ASSERT_EQ(stage_release(a), 0);
 		task_join(&m.task);
 	}
-	TEST_ASSERT(hits >= HITS, "The guest went on between two claims in %d of %d tries",
-		    hits, i);
 	stage_close(a);
 	stage_close(b);
 	gmem_destroy(&a->g);
@@ -1077,6 +1233,10 @@ COMBINE_TEST(hull_of_two_claims)
 #define SECOND_NR	(2 * HUGE)
 #define TAIL		(2 * HUGE)
 #define TAIL_NR		HUGE
+
+/* What a reader looks at of it. */
+#define TAIL_STEP	7
+#define TAIL_LOOKS	DIV_ROUND_UP(TAIL_NR, TAIL_STEP)
 
 static void convert_second(void *arg)
 {
@@ -1106,28 +1266,26 @@ static void read_tail(void *arg)
 	}
 }
 
-static bool read_while_both_wait(struct world *w, struct stage *s)
+static void read_while_both_wait(struct world *w, struct stage *s, struct stop stop)
 {
 	struct reader r = { .g = &s->g };
 	struct task second;
-	bool held;
 
-	stage_hold(s, stage_reset);
+	s->stop = stop;
+	stage_reset(s);
+	stage_hold(s);
 	task_start(&second, convert_second, s);
-	task_settle(&second);
+	task_waits_amid_claim(s, &second);
 	task_start(&r.task, read_tail, &r);
-	held = true_while_held(s, READ_ONCE(r.task.done));
-	TEST_ASSERT(!held || !r.nr_refused, "%lu pages of a conversion that has to wait",
-		    r.nr_refused);
-	if (stage_release(s))
-		held = false;
+	wait_amid_claim(s, READ_ONCE(r.task.done));
+	TEST_ASSERT(!r.nr_refused, "%lu pages of a conversion that has to wait", r.nr_refused);
+	TEST_ASSERT_EQ(stage_release(s), 0);
 	task_join(&second);
 	task_join(&r.task);
 
 	assert_whole(&s->g, SECOND, SECOND_NR, true, NR_FILE);
 	assert_whole(&s->g, TAIL + TAIL_NR, NR_FILE - TAIL - TAIL_NR, false, NR_FILE);
 	gmem_guest_check_fill(w->vcpus[0], &s->g, TAIL - 8, 16, VAL + TAIL - 8);
-	return held;
 }
 
 /*
@@ -1137,16 +1295,14 @@ static bool read_while_both_wait(struct world *w, struct stage *s)
  */
 COMBINE_TEST(tail_of_waiting_conversion)
 {
-	int i, hits = 0;
-
 	stage_init(s, w->vcpus[0], GMEM_SHARED_FILE, GMEM_SLOT, GMEM_GPA);
 	s->attributes = GMEM_PRIVATE;
 	s->flags = GMEM_PRESERVE;
 	s->nr = 2 * HUGE;
 	stage_open(s, 5);
-	for (i = 0; i < MAX_LOST && hits < HITS; i++)
-		hits += read_while_both_wait(w, s);
-	TEST_ASSERT(hits >= HITS, "The tail was read in %d of %d claims", hits, i);
+	read_while_both_wait(w, s, AT_START);
+	read_while_both_wait(w, s, AMID_CHECK(HUGE));
+	read_while_both_wait(w, s, WHEN_ZAPPED);
 	stage_close(s);
 	gmem_destroy(&s->g);
 }
@@ -1166,7 +1322,11 @@ struct crew {
 
 	/* Of the second converter; it makes the tail private while this is odd. */
 	u64 seq;
-	u64 nr_seen;
+
+	/* Of the reader: how far it is with that number, and what it has seen change. */
+	u64 seen_seq;
+	u64 nr_looks;
+	u64 nr_changes;
 };
 
 static void crew_add(struct crew *c, void (*step)(void *arg, u64 turn))
@@ -1193,6 +1353,13 @@ static void first_step(void *arg, u64 turn)
 	gmem_convert_pages(&c->g, 0, 2 * HUGE, turn & 1 ? GMEM_SHARED : GMEM_PRIVATE, 0);
 }
 
+/* Has the reader looked at @nr pages since the second converter said what it will do? */
+static bool has_looked(struct crew *c, u64 nr)
+{
+	return READ_ONCE(c->stop) ||
+	       (READ_ONCE(c->seen_seq) == c->seq && READ_ONCE(c->nr_looks) >= nr);
+}
+
 static void second_step(void *arg, u64 turn)
 {
 	struct crew *c = arg;
@@ -1200,7 +1367,10 @@ static void second_step(void *arg, u64 turn)
 	WRITE_ONCE(c->seq, c->seq + 1);
 	/* Readers that see what is new have seen the number. */
 	smp_mb();
+	/* It begins when some pages have been looked at, and the others are next. */
+	gmem_wait_until(has_looked(c, 1 + turn % TAIL_LOOKS));
 	gmem_convert_pages(&c->g, SECOND, SECOND_NR, c->seq & 1 ? GMEM_PRIVATE : GMEM_SHARED, 0);
+	gmem_wait_until(has_looked(c, TAIL_LOOKS));
 }
 
 /* Once a page is seen in the new state, no other is in the old one. */
@@ -1208,9 +1378,11 @@ static void tail_step(void *arg, u64 turn)
 {
 	struct crew *c = arg;
 	u64 seq = READ_ONCE(c->seq), val = 0, page, i;
-	bool is_new, seen = false;
+	bool is_new, was_old = false, seen = false;
 
-	for (i = 0; i < TAIL_NR; i += 7) {
+	WRITE_ONCE(c->nr_looks, 0);
+	WRITE_ONCE(c->seen_seq, seq);
+	for (i = 0; i < TAIL_NR; i += TAIL_STEP) {
 		/* Forwards and backwards in turn. */
 		page = TAIL + (turn & 1 ? i : TAIL_NR - 1 - i);
 		/* The access comes after the first look at seq, see second_step(). */
@@ -1222,9 +1394,12 @@ static void tail_step(void *arg, u64 turn)
 			return;
 		TEST_ASSERT(is_new || !seen, "Page %lu is in the old state, others aren't", page);
 		TEST_ASSERT(val == VAL + page || is_new == (seq & 1), "Page %lu: 0x%lx", page, val);
-		if (is_new && !seen)
-			WRITE_ONCE(c->nr_seen, c->nr_seen + 1);
+		if (is_new && !seen && was_old)
+			WRITE_ONCE(c->nr_changes, c->nr_changes + 1);
+		was_old |= !is_new;
 		seen = is_new;
+		WRITE_ONCE(c->nr_looks, c->nr_looks + 1);
+		sched_yield();
 	}
 }
 
@@ -1241,8 +1416,9 @@ COMBINE_TEST(tail_is_never_torn)
 	crew_add(&c, first_step);
 	crew_add(&c, second_step);
 	crew_add(&c, tail_step);
+	/* It has looked at pages before, and at others after, without a gap. */
+	gmem_wait_until(READ_ONCE(c.nr_changes) >= MIN_TURNS);
 	crew_end(&c);
-	ksft_print_msg("Looked at %lu conversions\n", c.nr_seen);
 
 	gmem_guest_check_fill(w->vcpus[0], &c.g, TAIL - 8, 16, VAL + TAIL - 8);
 	gmem_destroy(&c.g);
@@ -1309,11 +1485,13 @@ static void share_secret(struct stage *s, u64 flags)
 
 	s->attributes = GMEM_SHARED;
 	s->flags = flags;
-	stage_hold(s, reset_secret);
+	s->stop = flags == GMEM_DISCARD ? AMID_DISCARD(1) : AMID_ZERO(1);
+	reset_secret(s);
+	stage_hold(s);
 	task_start(&h.task, hold_amid_claim, &h);
 	task_start(&punch, punch_amid_claim, s);
-	task_settle(&h.task);
-	task_settle(&punch);
+	task_waits_amid_claim(s, &h.task);
+	task_waits_amid_claim(s, &punch);
 	TEST_ASSERT_EQ(stage_release(s), 0);
 	task_join(&h.task);
 	task_join(&punch);
@@ -1335,7 +1513,9 @@ static void use_after_orphan(struct world *w, struct stage *s, u64 file_flags, i
 	/* The orphan is in nobody's way, and what is there instead is new. */
 	s->attributes = GMEM_PRIVATE;
 	s->flags = how & 1 ? GMEM_PRESERVE : GMEM_ZERO;
-	stage_hold(s, stage_reset);
+	s->stop = WHEN_ZAPPED;
+	stage_reset(s);
+	stage_hold(s);
 	TEST_ASSERT_EQ(stage_release(s), 0);
 
 	share_secret(s, how & 1 ? GMEM_DISCARD : GMEM_ZERO);
@@ -1362,57 +1542,21 @@ COMBINE_TEST(orphans)
 
 /* ---- Too little memory ---- */
 
-#define CGROUP		"/sys/fs/cgroup"
-#define OUR_CGROUP	CGROUP "/gmem_combination"
+#define FAILSLAB	"/sys/kernel/debug/failslab/"
 
-/* Both ends are amid large pages, and the map has no bitmap yet. */
+/* Both ends are amid large pages. */
 #define STARVED_FIRST	3ul
 #define STARVED_NR	(2 * HUGE + 250)
 #define STARVED_END	(STARVED_FIRST + STARVED_NR)
 
-/* A CPU keeps what is left of a page that it has charged; timers are small. */
-static void eat_what_is_left(void)
+/* From now on every allocation fails of tasks that are to fail; none is yet. */
+static bool failslab_setup(void)
 {
-	struct sigevent event = { .sigev_notify = SIGEV_NONE };
-	int i, id;
-
-	for (i = 0; i < 1000 && !syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id); i++)
-		;
-}
-
-/* A process for the group; it must not need any memory but for the conversion. */
-static void __noreturn starving_child(struct stage *s)
-{
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* The kernel kills no one, there is no one to kill. */
-	TEST_ASSERT_EQ(gmem_write_file("/proc/self/oom_score_adj", "-1000"), 0);
-	for (;;) {
-		while (!READ_ONCE(s->go))
-			sched_yield();
-		s->go = false;
-		if (s->starve)
-			eat_what_is_left();
-		s->result = __gmem_convert(s->g.fd, s->first * PAGE_SIZE,
-					   s->nr * PAGE_SIZE, s->attributes, s->flags,
-					   &s->error_offset);
-		WRITE_ONCE(s->done, true);
-	}
-}
-
-static int starved_convert(struct stage *s, u64 attributes)
-{
-	s->attributes = attributes;
-	s->done = false;
-	WRITE_ONCE(s->go, true);
-	gmem_wait_until(READ_ONCE(s->done));
-	return s->result;
-}
-
-static bool cgroup_setup(void)
-{
-	gmem_write_file(CGROUP "/cgroup.subtree_control", "+memory");
-	return (!mkdir(OUR_CGROUP, 0755) || errno == EEXIST) &&
-	       !access(OUR_CGROUP "/memory.max", W_OK);
+	return !gmem_write_file(FAILSLAB "task-filter", "Y") &&
+	       !gmem_write_file(FAILSLAB "ignore-gfp-wait", "N") &&
+	       !gmem_write_file(FAILSLAB "verbose", "0") &&
+	       !gmem_write_file(FAILSLAB "times", "-1") &&
+	       !gmem_write_file(FAILSLAB "probability", "100");
 }
 
 static void check_starved(struct stage *s, u64 nr_large)
@@ -1420,64 +1564,57 @@ static void check_starved(struct stage *s, u64 nr_large)
 	TEST_ASSERT(s->result == ENOMEM && s->error_offset == STARVED_FIRST * PAGE_SIZE,
 		    "Without memory: %s, error_offset 0x%lx", strerror(s->result),
 		    s->error_offset);
-	TEST_ASSERT_EQ(gmem_large_pages(), nr_large);
+	/* A split goes as far as it can; only the first edge has been tried. */
+	TEST_ASSERT(gmem_large_pages() + 1 >= nr_large, "%lu large pages of %lu are left",
+		    gmem_large_pages(), nr_large);
 	assert_whole(&s->g, 0, NR_FILE, false, NR_FILE);
 	gmem_host_check(&s->g, 0, NR_FILE, VAL);
 }
 
+/* A child of each own converts, so that the second one has memory. */
 static void starve(struct world *w, struct stage *s)
 {
-	u64 nr_large = gmem_large_pages(), before, after;
-	char text[32];
+	u64 nr_large = gmem_large_pages(), before = vm_get_stat(w->vm, gmem_pages_shared);
+	char path[64];
 
-	snprintf(text, sizeof(text), "%d", s->child);
-	TEST_ASSERT_EQ(gmem_write_file(OUR_CGROUP "/cgroup.procs", text), 0);
-	/* It has what it needs when it has done it all once. */
-	TEST_ASSERT_EQ(starved_convert(s, GMEM_SHARED), 0);
-
-	before = vm_get_stat(w->vm, gmem_pages_shared);
-	gmem_write_file(OUR_CGROUP "/memory.max", "0");
-	s->starve = true;
-	starved_convert(s, GMEM_PRIVATE);
-	s->starve = false;
-	gmem_write_file(OUR_CGROUP "/memory.max", "max");
-	after = vm_get_stat(w->vm, gmem_pages_shared);
+	TEST_ASSERT(nr_large > 0, "No large page to split");
+	stage_hold(s);
+	snprintf(path, sizeof(path), "/proc/%d/make-it-fail", s->child);
+	TEST_ASSERT_EQ(gmem_write_file(path, "1"), 0);
+	TEST_ASSERT(stage_is_held(s), "The claim has gone");
+	stage_release(s);
 	check_starved(s, nr_large);
-	TEST_ASSERT_EQ(after, before);
+	TEST_ASSERT_EQ(vm_get_stat(w->vm, gmem_pages_shared), before);
 
-	TEST_ASSERT_EQ(starved_convert(s, GMEM_PRIVATE), 0);
+	stage_hold(s);
+	TEST_ASSERT_EQ(stage_release(s), 0);
 	assert_whole(&s->g, STARVED_FIRST, STARVED_NR, true, NR_FILE);
 	assert_whole(&s->g, STARVED_END, NR_FILE - STARVED_END, false, NR_FILE);
 	gmem_guest_check_fill(w->vcpus[0], &s->g, STARVED_END - 8, 16, VAL + STARVED_END - 8);
 }
 
 /*
- * The process that converts is in a control group without any memory left.  ENOMEM,
- * nothing has changed, the VM's other threads, who are in another group, notice
- * nothing, and with memory it works.  Red if the failure is overlooked, if large
- * pages are split in vain, or if a claim stays: the checks would wait for ever.
+ * The process that converts has no memory any more as soon as it has its claim: large
+ * pages cannot be split, in neither of the two ways.  ENOMEM, nothing has changed, the
+ * VM's other threads notice nothing, and with memory it works.  Red if the failure is
+ * overlooked, or if a claim stays: the checks would wait for ever.
  */
-COMBINE_TEST_IF(no_memory, cgroup_setup(), "No memory control group")
+COMBINE_TEST_IF(no_memory, failslab_setup(), "No injection of faults")
 {
-	pid_t pid;
-
 	stage_init(s, w->vcpus[0], SHARED_HUGE | GUEST_MEMFD_FLAG_SHARED_CONTROL, GMEM_SLOT,
 		   GMEM_GPA);
 	s->first = STARVED_FIRST;
 	s->nr = STARVED_NR;
+	s->attributes = GMEM_PRIVATE;
 	s->flags = GMEM_PRESERVE;
+	s->stop = AT_START;
+	s->by_child = true;
 	gmem_host_fill(&s->g, 0, NR_FILE, VAL);
-
-	s->go = false;
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() failed");
-	if (!pid)
-		starving_child(s);
-	s->child = pid;
+	stage_open(s, HUGE);
 	starve(w, s);
-	kill(s->child, SIGKILL);
-	TEST_ASSERT_EQ(waitpid(s->child, NULL, 0), s->child);
-	rmdir(OUR_CGROUP);
+	stage_close(s);
+	gmem_write_file(FAILSLAB "probability", "0");
+	gmem_write_file(FAILSLAB "task-filter", "N");
 	gmem_destroy(&s->g);
 }
 
@@ -1513,17 +1650,17 @@ static void move_task(void *arg)
 	move_slot(&s->g);
 }
 
-static bool move_amid_claim(struct world *w, struct stage *s)
+static void move_amid_claim(struct world *w, struct stage *s)
 {
 	struct pre_fault p = { .s = s, .vcpu = w->vcpus[1] };
 	struct task move;
-	bool held;
 
-	stage_hold(s, stage_reset);
+	stage_reset(s);
+	stage_hold(s);
 	task_start(&p.task, pre_fault_task, &p);
-	held = true_while_held(s, READ_ONCE(p.task.tid) && gmem_task_waits(p.task.tid));
+	task_waits_amid_claim(s, &p.task);
 	task_start(&move, move_task, s);
-	task_settle(&move);
+	task_waits_amid_claim(s, &move);
 	TEST_ASSERT_EQ(stage_release(s), 0);
 	task_join(&p.task);
 	task_join(&move);
@@ -1533,7 +1670,6 @@ static bool move_amid_claim(struct world *w, struct stage *s)
 	gmem_guest_check_zero(w->vcpus[0], &s->g, HUGE, 8);
 	gmem_guest_fill(w->vcpus[0], &s->g, HUGE, 8, VAL);
 	gmem_host_check(&s->g, HUGE, 8, VAL);
-	return held;
 }
 
 /*
@@ -1544,15 +1680,15 @@ static bool move_amid_claim(struct world *w, struct stage *s)
 COMBINE_TEST_IF(pre_fault_of_moving_slot, kvm_check_cap(KVM_CAP_PRE_FAULT_MEMORY),
 		"No KVM_PRE_FAULT_MEMORY")
 {
-	int i, hits = 0;
-
 	stage_init(s, w->vcpus[0], SHARED_HUGE, GMEM_SLOT, GMEM_GPA);
 	stage_open(s, 3);
-	for (i = 0; i < MAX_LOST && hits < HITS; i++) {
-		s->flags = i & 1 ? GMEM_DISCARD : GMEM_ZERO;
-		hits += move_amid_claim(w, s);
-	}
-	TEST_ASSERT(hits >= HITS, "%d of %d pre-faults waited for the claim", hits, i);
+	s->stop = AMID_ZERO(2);
+	move_amid_claim(w, s);
+	s->flags = GMEM_DISCARD;
+	s->stop = AT_START;
+	move_amid_claim(w, s);
+	s->stop = AMID_DISCARD(2);
+	move_amid_claim(w, s);
 	stage_close(s);
 	gmem_destroy(&s->g);
 }
@@ -1724,7 +1860,7 @@ COMBINE_TEST(everything_at_once)
 	crew_add(&c, remove_step);
 	crew_add(&c, fork_step);
 	crew_add(&c, log_step);
-	gmem_wait_until(READ_ONCE(*gmem_guest_var(w->vm, guest_rounds)) > MIN_TURNS);
+	gmem_wait_until(READ_ONCE(*gmem_guest_var(w->vm, guest_rounds)) >= GMEM_LOOPS(4));
 	crew_end(&c);
 	WRITE_ONCE(*gmem_guest_var(w->vm, guest_stop), 1);
 	task_join(&hammer);
@@ -1739,5 +1875,10 @@ COMBINE_TEST(everything_at_once)
 
 int main(int argc, char *argv[])
 {
-	return test_harness_run(argc, argv);
+	int r;
+
+	no_stage = stage_cpu_init();
+	r = test_harness_run(argc, argv);
+	restore_settings();
+	return r;
 }
