@@ -48,6 +48,7 @@
  * ============================= =====================================================
  * kvm->slots_lock               bind, unbind, release, populate, changes of a slot's
  *                               flags, KVM_SET_MEMORY_ATTRIBUTES
+ * gpc->refresh_lock             looking up the page of a gfn-to-pfn cache
  * mmap_lock                     user faults, userfaultfd
  * change_lock                   conversion, punch, bind, unbind, release, populate,
  *                               changes of a slot's flags
@@ -62,6 +63,7 @@
  * i_mmap_rwsem, page tables     unmapping users
  * bindings_lock                 write: bind, unbind, release, changes of a slot's flags;
  *                               read: memory failure
+ * kvm->gpc_lock, gpc->lock      invalidating gfn-to-pfn caches, and using them; leaves
  * kvm->mmu_lock                 zapping
  * ============================= =====================================================
  *
@@ -87,14 +89,15 @@
  * they take invalidate_lock by kvm_gmem_lock_range().  invalidate_lock is held for write
  * at either end of a claim, and to drop folios.
  *
- * KVM never holds a reference to a folio beyond invalidate_lock.  If it did, its own
- * guest faults would make conversions fail.  kvm_gmem_get_pfn() returns a pfn without a
- * reference: the pfn may be used only under mmu_lock and after
- * mmu_invalidate_retry_gfn().
+ * KVM never holds a reference to a folio beyond invalidate_lock, except for what
+ * kvm_vcpu_map_hw() maps.  If it did, its own guest faults would make conversions fail.
+ * kvm_gmem_get_pfn() returns a pfn without a reference: the pfn may be used only under
+ * mmu_lock and after mmu_invalidate_retry_gfn().
  *
- * Guest faults take invalidate_lock inside an SRCU read-side critical section of
- * kvm->srcu.  So with change_lock or invalidate_lock held, do not wait for SRCU, for a
- * vCPU or for a change of memslots.  Do not access user memory either, it may be a
+ * Guest faults, and KVM's own accesses, take invalidate_lock inside an SRCU read-side
+ * critical section of kvm->srcu.  So with change_lock or invalidate_lock held, do not
+ * wait for SRCU, for a vCPU or for a change of memslots, and do not access guest memory
+ * by kvm_read_guest() and the like.  Do not access user memory either, it may be a
  * mapping of the same file.
  *
  * A conversion doesn't take slots_lock.

@@ -610,6 +610,11 @@ ACCESS_TEST(emulated)
 		gmem_to_private(&next, 1, NR - 1, 0);
 		check_emulated(self->vcpu, &g, &next);
 	}
+	gmem_destroy(&g);
+
+	/* All of it private from the start; or, without such a side, for the guest alone. */
+	__gmem_new(&g, self->vm, NR, GMEM_PRIVATE_FILE, true);
+	check_emulated(self->vcpu, &g, &next);
 	gmem_destroy(&next);
 	gmem_destroy(&g);
 	restore_fep();
