@@ -48,6 +48,7 @@
  * ============================= =====================================================
  * kvm->slots_lock               bind, unbind, release, populate, changes of a slot's
  *                               flags, KVM_SET_MEMORY_ATTRIBUTES
+ * kvm->slots_arch_lock          bind, changes of a slot's flags
  * gpc->refresh_lock             looking up the page of a gfn-to-pfn cache
  * mmap_lock                     user faults, userfaultfd
  * change_lock                   conversion, punch, bind, unbind, release, populate,

@@ -486,8 +486,11 @@ USERFAULT_TEST(bitmap_neighbours)
 	unsigned long map = BIT(PAGE);
 	struct gmem g;
 
-	new_file(&g, self->vm, &map);
+	/* The guest's own page tables say that it has used them all. */
+	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
+	gmem_guest_fill(self->vcpu, &g, 0, NR, OTHER);
 	gmem_host_fill(&g, 0, NR, VAL);
+	set_userfault(&g, KVM_MEM_USERFAULT, &map);
 	gmem_guest_check_fill(self->vcpu, &g, PAGE - 1, 1, VAL + PAGE - 1);
 	expect_missing(self->vcpu, &g, PAGE);
 	gmem_destroy(&g);

@@ -522,7 +522,7 @@ PRIVATE_TEST(race)
 		gmem_worker_start(&w[i], steps[i], &race, &race_stop, &race_turns[i]);
 	}
 	for (i = 0; i < ARRAY_SIZE(steps); i++)
-		gmem_wait_until(READ_ONCE(race_turns[i]) > GMEM_LOOPS(200));
+		gmem_wait_until(READ_ONCE(race_turns[i]) > GMEM_LOOPS(50));
 	WRITE_ONCE(race_stop, true);
 	for (i = 0; i < ARRAY_SIZE(steps); i++)
 		gmem_worker_join(&w[i]);
