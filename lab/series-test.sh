@@ -29,6 +29,11 @@ result $r "each patch is signed off by its author"
 ! awk 'FNR == 1 { body = 0 } /^$/ { body = 1 } body && length > 75 && /^[^ ]/ { print FILENAME ": " $0 }' $out/*/0000-*.patch |
 	grep . && r=0 || r=1
 result $r "no line of a cover letter is wider than 75"
+git -C $tree log --check --format= "$refs/base..$refs/composed" |
+	grep 'leftover conflict marker' | sed 's/^/# /' >$out/leftovers
+cat $out/leftovers
+[ ! -s $out/leftovers ] && r=0 || r=1
+result $r "no patch has a leftover of a merge"
 
 # What it says of a patch, without what lab/checkpatch expects.
 checkpatch() {
