@@ -164,6 +164,19 @@ is "a base may have an own file of its own" run export BASE=9.9
 is "... to which edits go" changed "bases/9.9/own/$own"
 save
 
+# A step that only the other base has, behind the first one.
+cat >"$top/second" <<'EOF'
+grep ^pick "$1" | awk '{ l[NR] = $0 } END { print l[1]; print l[NR]; for (i = 2; i < NR; i++) print l[i] }' >"$1.new"
+mv "$1.new" "$1"
+EOF
+echo "# only there" >>"$copy/build/linux/Makefile"
+g commit -q -a -m "kbuild: Add what only this base lacks"
+GIT_EDITOR=: GIT_SEQUENCE_EDITOR="sh $top/second" g rebase -q -i refs/lab/9.9/base >"$top/out" 2>&1
+is "a base may have a step of its own" run export BASE=9.9
+is "... where it was committed" \
+	test "$(grep -v '^[#[	]' "$copy/bases/9.9/series" | sed -n 2p)" = kbuild-Add-what-only-this-base-lacks
+save
+
 # A step changes, and is brought to the other base.
 is "back to $base again" run tree
 sed -i "s,^$added,&y," "$copy/build/linux/MAINTAINERS"
@@ -172,7 +185,17 @@ run export
 save
 is "a base is brought up to date" run rebase TO=9.9
 run export BASE=9.9
-is "... with the step that has changed" changed bases/9.9/carried "bases/9.9/seams/${maintainers##*/}"
+is "... with the step that has changed, and the one of its own" \
+	changed bases/9.9/carried "bases/9.9/seams/${maintainers##*/}"
+save
+run tree
+g reset -q --hard HEAD~1
+is "a step is dropped" run export
+is "... from $base" changed "$data/seams/$step.patch" "$data/series"
+save
+run rebase TO=9.9
+run export BASE=9.9
+is "... and from the other base" changed bases/9.9/carried bases/9.9/series "bases/9.9/seams/$step.patch"
 save
 
 # The next release of a base.

@@ -5,7 +5,8 @@
 # In the end, 'make export BASE=TO' writes bases/TO.
 #
 # Once bases/TO is there, this brings it up to date: a step that BASE has not changed
-# since it was carried over (bases/TO/carried) is TO's.
+# since it was carried over (bases/TO/carried) is TO's.  A step that TO alone has stays,
+# behind the step that it is behind there.
 set -eu
 . lab/git.sh
 from=$base to=$LAB_TO
@@ -36,11 +37,17 @@ if [ "$to" != "$from" ] && [ -e "bases/$to/carried" ]; then
 	$g rev-list --reverse "$new..$(cat "$tmp/theirs")" | paste -d' ' - "$tmp/their.steps" |
 		awk -v now="$tmp/carried" -v then="bases/$to/carried" '
 		BEGIN {
-			while ((getline l < then) > 0) was[l]
-			while ((getline l < now) > 0) if (l in was) { split(l, a, " +"); same[a[2]] }
+			while ((getline l < then) > 0) { split(l, a, " +"); was[l]; had[a[2]] }
+			while ((getline l < now) > 0) { split(l, a, " +"); has[a[2]]; if (l in was) same[a[2]] }
 		}
-		NR == FNR { if ($2 in same) own[$2] = $1; next }
-		{ print ($2 in own ? own[$2] : $1), $2 }' - "$tmp/picks" >"$tmp/picks.new"
+		NR == FNR {
+			if ($2 in same) own[$2] = $1
+			if ($2 in has) last = $2
+			else if (!($2 in had)) behind[last] = behind[last] $0 "\n"
+			next
+		}
+		FNR == 1 { printf "%s", behind[""] }
+		{ print ($2 in own ? own[$2] : $1), $2; printf "%s", behind[$2] }' - "$tmp/picks" >"$tmp/picks.new"
 	mv "$tmp/picks.new" "$tmp/picks"
 fi
 sed 's/^/pick /' "$tmp/picks" >"$tmp/todo"

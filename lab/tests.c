@@ -95,15 +95,27 @@ int find_level(const char *name)
 	return -1;
 }
 
+/* The base that is tested has no test of that @name. */
+static void drop_test(const char *name)
+{
+	int i, n = 0;
+
+	for (i = 0; i < nr_tests; i++)
+		if (!in_list(name, tests[i].name))
+			tests[n++] = tests[i];
+	nr_tests = n;
+}
+
 /*
  * Lines of lab/tests: "level LEVEL", "NAME PLATFORMS SECONDS [ARGS]",
- * "skip PLATFORMS NAME REASON"
+ * "skip PLATFORMS NAME REASON", "without BASE NAME REASON"
  */
 void read_table(const char *path)
 {
 	FILE *f = fopen(path, "r");
+	const char *tested = getenv("LAB_BASE") ?: "";
 	int n = 0, level = LEVEL_QUICK;
-	char line[1024], name[64];
+	char line[1024], name[64], base[64];
 
 	if (!f)
 		die("%s: %s", path, strerror(errno));
@@ -121,6 +133,11 @@ void read_table(const char *path)
 			level = find_level(name);
 			if (level < 0)
 				die("%s:%d: no such level: %s", path, n, name);
+			continue;
+		}
+		if (sscanf(line, "without %63s %63s", base, name) == 2) {
+			if (!strcmp(base, tested))
+				drop_test(name);
 			continue;
 		}
 		t->level = level;
