@@ -23,7 +23,8 @@ static const struct kvm_gmem_ops hidden_ops = {
 
 /* One without private memory. */
 static const struct kvm_gmem_ops hidden_fixed_ops = {
-	.create_flags	 = GUEST_MEMFD_FLAG_INIT_SHARED | GUEST_MEMFD_FLAG_HUGE | HIDDEN,
+	.create_flags	 = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
+			   GUEST_MEMFD_FLAG_HUGE | HIDDEN,
 	.max_order	 = LARGE_ORDER,
 	.zap_on_convert	 = true,
 	.aops		 = &kvm_gmem_default_aops,
@@ -269,24 +270,25 @@ static void hidden_machine(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr_out(), before);
 }
 
-static int hidden_init_ops(struct kunit *test, const struct kvm_gmem_ops *ops)
+static int hidden_init_ops(struct kunit *test, const struct kvm_gmem_ops *ops, u64 flags)
 {
 	if (!direct_map_can_have_holes())
 		kunit_skip(test, "The direct map can't be changed");
 	if (!IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE))
 		kunit_skip(test, "Folios can't be split without THP");
 
-	return gmem_test_init(test, ops, GUEST_MEMFD_FLAG_HUGE | HIDDEN);
+	return gmem_test_init(test, ops, flags | GUEST_MEMFD_FLAG_HUGE | HIDDEN);
 }
 
 static int hidden_init(struct kunit *test)
 {
-	return hidden_init_ops(test, &hidden_ops);
+	return hidden_init_ops(test, &hidden_ops, 0);
 }
 
 static int hidden_fixed_init(struct kunit *test)
 {
-	return hidden_init_ops(test, &hidden_fixed_ops);
+	/* Some architectures have no other slots for VMs without private memory. */
+	return hidden_init_ops(test, &hidden_fixed_ops, GUEST_MEMFD_FLAG_MMAP);
 }
 
 static struct kunit_case hidden_cases[] = {

@@ -392,6 +392,8 @@ static struct kvm_svm *new_vm(struct kunit *test, unsigned long type)
 	kvm->arch.has_private_mem = type == KVM_X86_SNP_VM;
 	mutex_init(&kvm->lock);
 	mutex_init(&kvm->slots_lock);
+	spin_lock_init(&kvm->gpc_lock);
+	INIT_LIST_HEAD(&kvm->gpc_list);
 	for (as = 0; as < KVM_MAX_NR_ADDRESS_SPACES; as++)
 		rcu_assign_pointer(kvm->memslots[as], &kvm->__memslots[as][0]);
 

@@ -873,6 +873,8 @@ static void model_init_vm(struct tdx_model *m)
 	struct kvm *kvm = model_kvm(m);
 
 	mutex_init(&kvm->slots_lock);
+	spin_lock_init(&kvm->gpc_lock);
+	INIT_LIST_HEAD(&kvm->gpc_list);
 	rwlock_init(&kvm->mmu_lock);
 	xa_init(&kvm->vcpu_array);
 	INIT_LIST_HEAD(&kvm->arch.tdp_mmu_roots);
