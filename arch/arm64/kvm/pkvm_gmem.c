@@ -802,11 +802,10 @@ static const struct kvm_gmem_ops pkvm_gmem_ops = {
 	.reclaim_range	= pkvm_gmem_reclaim_range,
 };
 
-/* Without these KVM maintains caches by addresses of the direct map. */
+/* Without it KVM cleans data caches by addresses of the direct map. */
 bool kvm_arch_gmem_can_be_out(void)
 {
-	return cpus_have_final_cap(ARM64_HAS_STAGE2_FWB) &&
-	       cpus_have_final_cap(ARM64_HAS_CACHE_DIC);
+	return cpus_have_final_cap(ARM64_HAS_STAGE2_FWB);
 }
 
 const struct kvm_gmem_ops *kvm_arch_gmem_ops(struct kvm *kvm)
