@@ -112,7 +112,7 @@ KVM_X86_SNP_VM snp_gmem_ops
 KVM_X86_TDX_VM tdx_gmem_ops
 KVM_VM_TYPE_ARM_PROTECTED pkvm_gmem_ops
 all kvm_gmem_default_ops
-all sev_gmem_sev_ops
+KVM_X86_SEV sev_gmem_sev_ops
 all sev_gmem_default_ops
 EOF
 result "the table of creation flags is that of the code"

@@ -316,7 +316,7 @@ static struct kunit_case hidden_fixed_cases[] = {
 };
 
 static struct kunit_suite hidden_fixed_suite = {
-	.name = "gmem_direct_map_fixed",
+	.name = "gmem_hidden_fixed",
 	.init = hidden_fixed_init,
 	.exit = gmem_core_exit,
 	.test_cases = hidden_fixed_cases,
