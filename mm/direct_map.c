@@ -53,6 +53,13 @@ void direct_map_holes_put(void)
 }
 EXPORT_SYMBOL_FOR_KVM(direct_map_holes_put);
 
+static void direct_map_add_flush(struct direct_map_flush *flush, unsigned long start,
+				 unsigned long end)
+{
+	flush->start = flush->end ? min(flush->start, start) : start;
+	flush->end = max(flush->end, end);
+}
+
 /**
  * direct_map_take_out() - take pages out of the direct map
  * @page: the first of them
@@ -81,8 +88,7 @@ int direct_map_take_out(struct page *page, unsigned long nr, struct direct_map_f
 		return r;
 	}
 
-	flush->start = flush->end ? min(flush->start, start) : start;
-	flush->end = max(flush->end, end);
+	direct_map_add_flush(flush, start, end);
 	return 0;
 }
 EXPORT_SYMBOL_FOR_KVM(direct_map_take_out);
@@ -96,7 +102,7 @@ EXPORT_SYMBOL_FOR_KVM(direct_map_take_out);
 void direct_map_flush(const struct direct_map_flush *flush)
 {
 	if (flush->end)
-		flush_tlb_kernel_range(flush->start, flush->end);
+		arch_flush_direct_map(flush->start, flush->end);
 }
 EXPORT_SYMBOL_FOR_KVM(direct_map_flush);
 
@@ -122,7 +128,8 @@ int direct_map_put_back(struct page *page, unsigned long nr)
 EXPORT_SYMBOL_FOR_KVM(direct_map_put_back);
 
 /**
- * direct_map_split() - split the direct map's entry that has a page into single pages
+ * direct_map_split() - split the direct map's entry that has a page, so that the page, or
+ * any of its neighbours, can be put back alone
  * @page: the page; it may be out of the direct map, and stays what it is
  *
  * Context: May sleep.
@@ -188,6 +195,29 @@ void direct_map_kunmap_local(void *vaddr)
 	preempt_enable();
 }
 EXPORT_SYMBOL_FOR_KVM(direct_map_kunmap_local);
+
+static int direct_map_clear_pte(pte_t *ptep, unsigned long addr, void *data)
+{
+	pte_clear(&init_mm, addr, ptep);
+	return 0;
+}
+
+/**
+ * direct_map_clear_alias() - take a page away from its address by vmap()
+ * @va: an address in a page that vmap() has mapped, and vunmap() will unmap
+ * @flush: what direct_map_flush() has to flush before the page is used for something
+ *	   else; grows
+ *
+ * Context: Any, but nobody uses the address any more.
+ */
+void direct_map_clear_alias(void *va, struct direct_map_flush *flush)
+{
+	unsigned long addr = (unsigned long)va & PAGE_MASK;
+
+	apply_to_existing_page_range(&init_mm, addr, PAGE_SIZE, direct_map_clear_pte, NULL);
+	direct_map_add_flush(flush, addr, addr + PAGE_SIZE);
+}
+EXPORT_SYMBOL_FOR_KVM(direct_map_clear_alias);
 
 static int __init direct_map_init_window(pte_t *ptep, unsigned long addr, void *data)
 {

@@ -30,6 +30,7 @@ bool direct_map_has(struct page *page);
 
 void *direct_map_kmap_local(struct page *page);
 void direct_map_kunmap_local(void *vaddr);
+void direct_map_clear_alias(void *va, struct direct_map_flush *flush);
 
 /* May there be pages that are out of the direct map? */
 static inline bool direct_map_has_holes(void)
@@ -91,6 +92,8 @@ static inline void direct_map_kunmap_local(void *vaddr)
 {
 	kunmap_local(vaddr);
 }
+
+static inline void direct_map_clear_alias(void *va, struct direct_map_flush *flush) {}
 
 static inline bool direct_map_has_holes(void)
 {

@@ -230,9 +230,10 @@ static bool kvm_gmem_may_wait(void)
 
 /*
  * Copy @len bytes at @from, which the guest may write meanwhile, by a single access if
- * they are naturally aligned.
+ * they are naturally aligned.  Returns -EFAULT if the memory is found to be bad, if the
+ * architecture can survive that; single accesses don't.
  */
-static void kvm_gmem_load(void *data, const void *from, int len)
+static int kvm_gmem_load(void *data, const void *from, int len)
 {
 	switch (IS_ALIGNED((unsigned long)from, len) ? len : 0) {
 	case 1:
@@ -248,8 +249,10 @@ static void kvm_gmem_load(void *data, const void *from, int len)
 		put_unaligned(READ_ONCE(*(const u64 *)from), (u64 *)data);
 		break;
 	default:
-		memcpy(data, from, len);
+		return copy_mc_to_kernel(data, from, len) ? -EFAULT : 0;
 	}
+
+	return 0;
 }
 
 /* The same the other way round. */
@@ -278,16 +281,17 @@ static int __kvm_gmem_read(struct kvm_memory_slot *slot, gfn_t gfn, void *data, 
 {
 	struct gmem_access access;
 	void *va;
+	int r;
 
 	if (kvm_gmem_begin_access(slot, gfn, may_wait, &access))
 		return -EFAULT;
 
 	va = kvm_gmem_map_local(access.page);
-	kvm_gmem_load(data, va + offset, len);
+	r = kvm_gmem_load(data, va + offset, len);
 	kvm_gmem_unmap_local(va);
 
 	kvm_gmem_end_access(&access);
-	return 0;
+	return r;
 }
 
 /*

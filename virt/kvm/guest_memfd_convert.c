@@ -529,10 +529,14 @@ static int kvm_gmem_take_out_moving(struct folio *folio, void *arg)
 	return kvm_gmem_take_out(folio, &t->flush);
 }
 
+/*
+ * That takes no memory, unless memory failure has just split the folio: then it takes a
+ * page table.  There is no way on without, as the folio is shared and may be pinned.
+ */
 static int kvm_gmem_put_back_moving(struct folio *folio, void *arg)
 {
-	/* It was just taken out as it is, or in larger pieces by no one. */
-	WARN_ON_ONCE(!kvm_gmem_put_back(folio));
+	while (!kvm_gmem_put_back(folio))
+		schedule_timeout_uninterruptible(1);
 	return 0;
 }
 

@@ -60,8 +60,9 @@ bool kvm_gmem_record_steal_time(struct kvm_vcpu *vcpu, gpa_t gpa)
 	bool flush = false;
 
 	st = kvm_gmem_lock_steal_time(vcpu, gpa, &flags);
+	/* The guest may have left a request for a flush in what can't be read. */
 	if (!st)
-		return false;
+		return vcpu->arch.st.preempted;
 
 	if (guest_pv_has(vcpu, KVM_FEATURE_PV_TLB_FLUSH)) {
 		flush = xchg(&st->preempted, 0) & KVM_VCPU_FLUSH_TLB;
