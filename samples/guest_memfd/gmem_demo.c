@@ -205,8 +205,10 @@ static void create_vm(struct vm *vm, int kvm)
 		vm->mem = mmap(NULL, vm->size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		madvise(vm->mem, vm->size, MADV_NOHUGEPAGE);	/* count exactly */
 	} else {
-		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS, GUEST_MEMFD_FLAG_MMAP, "shared guest_memfd");
-		require(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES, KVM_MEMORY_ATTRIBUTE_PRIVATE,
+		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS, GUEST_MEMFD_FLAG_MMAP,
+			"shared guest_memfd");
+		require(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
+			KVM_MEMORY_ATTRIBUTE_PRIVATE,
 			"conversion in place");
 		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS_TO_PRIVATE,
 			KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE, "conversion that keeps content");

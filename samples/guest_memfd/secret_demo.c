@@ -11,7 +11,6 @@
  * demand.
  */
 #define _GNU_SOURCE
-#include <elf.h>
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +24,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <linux/elf.h>
 #include <linux/kvm.h>
 
 #include "guest.h"
@@ -104,7 +104,7 @@ static void put(struct vm *vm, const void *from, size_t size, __u64 gpa)
 /* What the snapshot has at @gpa: the file, from the window on, zeros elsewhere. */
 static void fill(struct vm *vm, __u64 gpa, size_t size)
 {
-	static __u8 buffer[FILL] __attribute__((aligned(PAGE_SIZE)));
+	static __u8 buffer[FILL];
 	size_t from = gpa < GUEST_WINDOW ? GUEST_WINDOW - gpa : 0;
 	size_t offset = gpa + from - GUEST_WINDOW;
 
@@ -162,13 +162,11 @@ static void run(struct vm *vm)
 			errx(1, "the guest stopped (exit reason %u)", run->exit_reason);
 
 		byte = ((__u8 *)run)[run->io.data_offset];
-		if (run->io.port == PORT_DIGEST && got < SHA256_SIZE) {
-			vm->digest[got++] = byte;
-		} else if (run->io.port != PORT_DONE || byte || got != SHA256_SIZE) {
-			errx(1, "the guest gave up");
-		} else {
+		if (run->io.port == PORT_DONE && !byte && got == SHA256_SIZE)
 			return;
-		}
+		if (run->io.port != PORT_DIGEST || got == SHA256_SIZE)
+			errx(1, "the guest gave up");
+		vm->digest[got++] = byte;
 	}
 }
 
@@ -177,8 +175,8 @@ static void run(struct vm *vm)
 /* The first word of the page at physical address @pa, by the direct map; 0 if it has none. */
 static __u64 kernel_reads(int kcore, __u64 pa)
 {
-	Elf64_Ehdr ehdr;
-	Elf64_Phdr phdr;
+	struct elf64_hdr ehdr;
+	struct elf64_phdr phdr;
 	__u64 val;
 	int i;
 
@@ -301,7 +299,9 @@ int main(int argc, char **argv)
 	size = (GUEST_WINDOW + length + FILL - 1) / FILL * FILL;
 	if (size < 64 * MIB)
 		size = 64 * MIB;
-	secret.size = copied.size = plain.size = size;
+	secret.size = size;
+	copied.size = size;
+	plain.size = size;
 
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)

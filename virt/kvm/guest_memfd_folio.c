@@ -274,7 +274,7 @@ int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t inde
 
 /* Both at once.  Returns the folio locked and with a reference. */
 static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
-					   unsigned int order)
+					unsigned int order)
 {
 	struct folio *folio;
 	int r;

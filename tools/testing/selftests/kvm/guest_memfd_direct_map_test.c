@@ -8,7 +8,7 @@
 #include "gmem_util.h"
 #include "kvm_test_harness.h"
 
-#include <elf.h>
+#include <linux/elf.h>
 #include <sys/mman.h>
 
 /* Page i holds VAL + i; OTHER is what the next writer leaves there. */
@@ -90,8 +90,8 @@ static u64 physical(void *p)
 static u64 kernel_reads(u64 pa)
 {
 	int fd = open("/proc/kcore", O_RDONLY);
-	Elf64_Phdr phdr;
-	Elf64_Ehdr ehdr;
+	struct elf64_phdr phdr;
+	struct elf64_hdr ehdr;
 	u64 val;
 	int i;
 
