@@ -7,6 +7,8 @@
  * the file is in place, is out, and nothing else is.
  */
 
+#include <linux/uaccess.h>
+
 #define HIDDEN		GUEST_MEMFD_FLAG_NO_DIRECT_MAP
 
 /* A VM type that has in-place files, and no say in anything. */
@@ -47,6 +49,14 @@ static void expect_present(struct kunit *test, pgoff_t start, pgoff_t end)
 		KUNIT_EXPECT_NOT_NULL_MSG(test, page_at(start), "page %lu", start);
 }
 
+/* Can this CPU read @page?  If it could before, its TLB must not know of that any more. */
+static bool is_readable(struct page *page)
+{
+	u8 byte;
+
+	return !copy_from_kernel_nofault(&byte, page_address(page), sizeof(byte));
+}
+
 /* All that is present in the file is where it should be. */
 static void expect_hidden(struct kunit *test)
 {
@@ -62,6 +72,7 @@ static void expect_hidden(struct kunit *test)
 
 		out = !GMEM_I(inode)->in_place || kvm_gmem_index_is_private(inode, index);
 		KUNIT_EXPECT_EQ_MSG(test, direct_map_has(page), !out, "page %lu", index);
+		KUNIT_EXPECT_EQ_MSG(test, is_readable(page), !out, "page %lu", index);
 	}
 }
 
@@ -149,7 +160,15 @@ static void hidden_fails(struct kunit *test)
 	expect_block(test, 4, 0x44);
 }
 
-/* What leaves the file is back, however it leaves. */
+static void expect_zeroed(struct kunit *test, struct page *page, pgoff_t index)
+{
+	/* Don't touch what isn't there. */
+	KUNIT_ASSERT_TRUE_MSG(test, direct_map_has(page), "page %lu", index);
+	KUNIT_EXPECT_NULL_MSG(test, memchr_inv(page_address(page), 0, PAGE_SIZE),
+			      "page %lu", index);
+}
+
+/* What leaves the file is back, and has no secrets, however it leaves. */
 static void hidden_leave(struct kunit *test)
 {
 	struct page *pages[NR_PAGES];
@@ -158,6 +177,7 @@ static void hidden_leave(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, convert(0, NR_PAGES, true, 0), 0);
 	KUNIT_ASSERT_EQ(test, allocate(0, NR_PAGES), 0);
 	for (index = 0; index < NR_PAGES; index++) {
+		fill(index, 0x50 + index);
 		pages[index] = page_at(index);
 		KUNIT_ASSERT_NOT_NULL(test, pages[index]);
 		get_page(pages[index]);
@@ -170,14 +190,31 @@ static void hidden_leave(struct kunit *test)
 	for (index = 0; index < NR_PAGES; index++)
 		KUNIT_EXPECT_EQ_MSG(test, direct_map_has(pages[index]), index < 12,
 				    "page %lu", index);
+	for (index = 0; index < 12; index++)
+		expect_zeroed(test, pages[index], index);
 
 	close_fd(dbl->fd);
 	dbl->fd = -1;
 	flush_delayed_fput();
 	for (index = 0; index < NR_PAGES; index++) {
-		KUNIT_EXPECT_TRUE_MSG(test, direct_map_has(pages[index]), "page %lu", index);
+		expect_zeroed(test, pages[index], index);
 		put_page(pages[index]);
 	}
+}
+
+/* Who holds an orphan that was shared goes on to have its bytes. */
+static void hidden_leave_shared(struct kunit *test)
+{
+	struct page *page;
+
+	fill(9, 0x99);
+	page = page_at(9);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, punch(8, 12), 0);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
+	KUNIT_EXPECT_NULL(test, memchr_inv(page_address(page), 0x99, PAGE_SIZE));
+	put_page(page);
 }
 
 /* A piece of a folio that is out leaves, the rest stays out. */
@@ -297,6 +334,7 @@ static struct kunit_case hidden_cases[] = {
 	KUNIT_CASE(hidden_zero),
 	KUNIT_CASE(hidden_fails),
 	KUNIT_CASE(hidden_leave),
+	KUNIT_CASE(hidden_leave_shared),
 	KUNIT_CASE(hidden_leave_piece),
 	KUNIT_CASE(hidden_loses_race),
 	KUNIT_CASE_SLOW(hidden_machine),
