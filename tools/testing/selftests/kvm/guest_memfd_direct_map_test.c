@@ -11,6 +11,10 @@
 #include <linux/elf.h>
 #include <sys/mman.h>
 
+#ifdef __x86_64__
+#include <asm/pvclock-abi.h>
+#endif
+
 /* Page i holds VAL + i; OTHER is what the next writer leaves there. */
 #define VAL		0x1122334455660000ul
 #define OTHER		0x99aabbccddee0000ul
@@ -314,6 +318,108 @@ HIDDEN_TEST(offers)
 }
 
 #ifdef __x86_64__
+/* ---- KVM itself ---- */
+
+/* Behind the file, and in the guest's page tables: no memory. */
+#define MMIO_GPA		(GMEM_GPA + NR * PAGE_SIZE)
+
+/* KVM copies from the device to the first page, and from there to the device. */
+static void guest_copy_mmio(gpa_t gpa)
+{
+	u64 len, src, dst;
+
+	len = 8, src = MMIO_GPA, dst = gpa;
+	asm volatile("rep movsb" : "+c"(len), "+S"(src), "+D"(dst) : : "memory");
+	GUEST_ASSERT_EQ(*(u64 *)gpa, 0x5a5a5a5a5a5a5a5aul);
+
+	*(u64 *)gpa = 0xa5a5a5a5a5a5a5a5ul;
+	len = 8, src = gpa, dst = MMIO_GPA;
+	asm volatile("rep movsb" : "+c"(len), "+S"(src), "+D"(dst) : : "memory");
+	GUEST_DONE();
+}
+
+static void enter_at(struct kvm_vcpu *vcpu, void *code, gpa_t gpa)
+{
+	vcpu_arch_set_entry_point(vcpu, code);
+	vcpu_args_set(vcpu, 1, gpa);
+}
+
+static void check_copy_mmio(struct kvm_vcpu *vcpu, gpa_t gpa)
+{
+	struct kvm_run *run = vcpu->run;
+	u64 nr_reads = 0, nr_writes = 0;
+	struct ucall uc;
+	int i;
+
+	enter_at(vcpu, guest_copy_mmio, gpa);
+	for (;;) {
+		vcpu_run(vcpu);
+		if (run->exit_reason != KVM_EXIT_MMIO)
+			break;
+
+		if (!run->mmio.is_write) {
+			memset(run->mmio.data, 0x5a, run->mmio.len);
+			nr_reads += run->mmio.len;
+			continue;
+		}
+		for (i = 0; i < run->mmio.len; i++)
+			TEST_ASSERT_EQ(run->mmio.data[i], 0xa5);
+		nr_writes += run->mmio.len;
+	}
+
+	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+	TEST_ASSERT_EQ(uc.cmd, UCALL_DONE);
+	TEST_ASSERT_EQ(nr_reads, 8);
+	TEST_ASSERT_EQ(nr_writes, 8);
+}
+
+static void guest_set_clock(gpa_t gpa)
+{
+	for (;;) {
+		wrmsr(MSR_KVM_SYSTEM_TIME_NEW, gpa | KVM_MSR_ENABLED);
+		GUEST_SYNC(0);
+	}
+}
+
+static u32 clock_version(void *page)
+{
+	struct pvclock_vcpu_time_info *clock = page;
+
+	TEST_ASSERT(clock->version && !(clock->version & 1) && clock->tsc_to_system_mul,
+		    "No clock: version %u", clock->version);
+	return clock->version;
+}
+
+static void run_with_new_clock(struct kvm_vcpu *vcpu)
+{
+	struct kvm_clock_data data = {};
+
+	vm_ioctl(vcpu->vm, KVM_SET_CLOCK, &data);
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(gmem_get_ucall(vcpu), UCALL_SYNC);
+}
+
+/* KVM reads and writes what is out, for a moment and for long. */
+HIDDEN_TEST(kvm_itself)
+{
+	struct gmem g;
+	u32 version;
+
+	__gmem_new(&g, self->vm, NR, SHARED, true);
+	check_copy_mmio(self->vcpu, g.gpa);
+	TEST_ASSERT_EQ(*(u64 *)g.mem, 0xa5a5a5a5a5a5a5a5ul);
+
+	enter_at(self->vcpu, guest_set_clock, g.gpa + PAGE_SIZE);
+	run_with_new_clock(self->vcpu);
+	version = clock_version(g.mem + PAGE_SIZE);
+	run_with_new_clock(self->vcpu);
+	TEST_ASSERT(clock_version(g.mem + PAGE_SIZE) > version, "The clock stands still");
+	expect_hidden(physical(g.mem));
+	expect_hidden(physical(g.mem + PAGE_SIZE));
+	gmem_destroy(&g);
+}
+
 /* ---- Files that convert ---- */
 
 FIXTURE(in_place) {
@@ -347,7 +453,9 @@ static void convert_all(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 nr, u64 fl
 	for (i = 0; i < nr; i++)
 		pa[i] = physical(g.mem + i * PAGE_SIZE);
 
-	expect_visible(pa[1], VAL + 1);
+	/* The same pages before and after, so that a CPU may have kept a translation. */
+	for (i = 0; i < nr; i += nr / 8)
+		expect_visible(pa[i], VAL + i);
 	gmem_to_private(&g, 0, nr, GMEM_PRESERVE);
 	for (i = 0; i < nr; i += nr / 8)
 		expect_hidden(pa[i]);
@@ -437,6 +545,54 @@ IN_PLACE_TEST(content)
 			gmem_host_check(&g, 0, NR, OTHER);
 		gmem_punch(&g, 0, NR);
 	}
+	gmem_destroy(&g);
+}
+
+static void guest_set_clock_until(gpa_t gpa)
+{
+	while (!READ_ONCE(*(u8 *)(gpa + PAGE_SIZE)))
+		wrmsr(MSR_KVM_SYSTEM_TIME_NEW, gpa | KVM_MSR_ENABLED);
+	GUEST_SYNC(0);
+}
+
+static void *run_thread(void *arg)
+{
+	vcpu_run(arg);
+	return NULL;
+}
+
+/* KVM's own mapping goes when the page goes out, while KVM uses it, and comes back. */
+IN_PLACE_TEST(convert_under_clock)
+{
+	pthread_t thread;
+	struct gmem g;
+	u64 i;
+
+	__gmem_new(&g, self->vm, NR, SHARED, true);
+	check_copy_mmio(self->vcpu, g.gpa);
+	enter_at(self->vcpu, guest_set_clock_until, g.gpa);
+	kvm_pthread_create(&thread, NULL, run_thread, self->vcpu);
+	for (i = 0; i < GMEM_LOOPS(2000); i++) {
+		gmem_to_private(&g, 0, 1, i % 2 ? GMEM_PRESERVE : 0);
+		gmem_to_shared(&g, 0, 1, i % 4 < 2 ? GMEM_PRESERVE : 0);
+	}
+	WRITE_ONCE(g.mem[PAGE_SIZE], 1);
+	kvm_pthread_join(thread, NULL);
+
+	/* Mapped while it was in, and used when it is out; and the other way round. */
+	enter_at(self->vcpu, guest_set_clock, g.gpa);
+	run_with_new_clock(self->vcpu);
+	clock_version(g.mem);
+	gmem_to_private(&g, 0, 1, GMEM_PRESERVE);
+	run_with_new_clock(self->vcpu);
+	run_with_new_clock(self->vcpu);
+	gmem_to_shared(&g, 0, 1, GMEM_PRESERVE);
+	clock_version(g.mem);
+	run_with_new_clock(self->vcpu);
+	clock_version(g.mem);
+
+	gmem_to_private(&g, 0, 1, GMEM_PRESERVE);
+	check_copy_mmio(self->vcpu, g.gpa);
 	gmem_destroy(&g);
 }
 
