@@ -8,6 +8,8 @@
 #include "kvm_test_harness.h"
 #include "svm_util.h"
 
+#include <asm/pvclock-abi.h>
+
 /* Page i holds VAL + i; OTHER is what the next writer leaves there. */
 #define VAL		0x1122334455660000ul
 #define OTHER		0x99aabbccddee0000ul
@@ -250,6 +252,58 @@ PRIVATE_TEST(copy_in_flight)
 	close(fd);
 }
 
+/* ---- A block that gets a second state while write() reads its source ---- */
+
+static void *writes(void *arg)
+{
+	struct copy *c = arg;
+
+	c->r = pwrite(c->g->fd, c->src, SZ_2M, 0);
+	return NULL;
+}
+
+/* No folio is of two states: it is looked at again when the bytes are there. */
+PRIVATE_TEST(write_in_flight)
+{
+	struct gmem g, from = {
+		.size = SZ_2M,
+		.mem = kvm_mmap(SZ_2M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1),
+	};
+	struct copy c = { .g = &g, .src = from.mem, .r = -1 };
+	void *bytes = new_source(VAL + HUGE - 1);
+	struct uffd_msg msg;
+	pthread_t thread;
+	int source;
+	u64 i;
+
+	if (!(vm_check_cap(self->vm, KVM_CAP_GUEST_MEMFD_FLAGS) & GUEST_MEMFD_FLAG_HUGE))
+		SKIP(return, "No large folios in guest_memfd");
+
+	/* The last page of the source is to be filled. */
+	TEST_ASSERT(!madvise(from.mem, SZ_2M, MADV_NOHUGEPAGE), "MADV_NOHUGEPAGE failed");
+	for (i = 0; i < HUGE - 1; i++)
+		gmem_fill_words((u64 *)(from.mem + i * PAGE_SIZE), VAL + i);
+	source = open_registered(&from, UFFDIO_REGISTER_MODE_MISSING);
+
+	gmem_new(&g, self->vm, HUGE,
+		 GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_HUGE | GUEST_MEMFD_FLAG_WRITE);
+	kvm_pthread_create(&thread, NULL, writes, &c);
+	gmem_wait_until(read(source, &msg, sizeof(msg)) == sizeof(msg));
+	gmem_to_private(&g, PAGE, 1, 0);
+	TEST_ASSERT_EQ(uffd_copy(source, &from, HUGE - 1, bytes), 0);
+	kvm_pthread_join(thread, NULL);
+
+	TEST_ASSERT_EQ(c.r, (int)SZ_2M);
+	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_private), 1);
+	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_shared), HUGE - 1);
+	gmem_assert_private(&g, PAGE, 1);
+	gmem_guest_check_fill(self->vcpu, &g, 0, HUGE, VAL);
+	gmem_destroy(&g);
+	close(source);
+	kvm_munmap(from.mem, SZ_2M);
+	kvm_munmap(bytes, PAGE_SIZE);
+}
+
 /* ---- Two backings ---- */
 
 struct two {
@@ -420,6 +474,53 @@ PRIVATE_TEST(pre_fault)
 	TEST_ASSERT_EQ(gmem_pre_fault(self->vcpu, gpa + PAGE_SIZE, 1), 0);
 	set_userfault(&g, 0, NULL);
 	TEST_ASSERT_EQ(gmem_pre_fault(self->vcpu, GMEM_GPA, NR), 0);
+	gmem_destroy(&g);
+}
+
+/* ---- KVM's own accesses ---- */
+
+static void guest_set_clock(gpa_t gpa)
+{
+	for (;;) {
+		wrmsr(MSR_KVM_SYSTEM_TIME_NEW, gpa | KVM_MSR_ENABLED);
+		GUEST_SYNC(0);
+	}
+}
+
+/* The clock is written on the way into the guest: is it there, and nothing else? */
+static void expect_clock(struct kvm_vcpu *vcpu, struct gmem *g, bool there)
+{
+	struct pvclock_vcpu_time_info *clock = (void *)(g->mem + PAGE * PAGE_SIZE);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_EQ(gmem_get_ucall(vcpu), UCALL_SYNC);
+	TEST_ASSERT_EQ(nr_present(vcpu->vm), there);
+	if (there)
+		TEST_ASSERT(clock->version, "No clock");
+}
+
+/* KVM doesn't fill a page in the VMM's stead, and uses it as soon as it is filled. */
+PRIVATE_TEST(kvm_itself)
+{
+	unsigned long map = BIT(PAGE);
+	struct gmem g;
+
+	new_file(&g, self->vm, GMEM_SHARED_FILE);
+	vcpu_arch_set_entry_point(self->vcpu, guest_set_clock);
+	vcpu_args_set(self->vcpu, 1, g.gpa + PAGE * PAGE_SIZE);
+	expect_clock(self->vcpu, &g, false);
+	expect_clock(self->vcpu, &g, false);
+	gmem_allocate(&g, PAGE, 1);
+	expect_clock(self->vcpu, &g, true);
+	gmem_punch(&g, PAGE, 1);
+	expect_clock(self->vcpu, &g, false);
+
+	/* With a bitmap KVM allocates what the VMM has released. */
+	set_userfault(&g, KVM_MEM_USERFAULT, &map);
+	expect_clock(self->vcpu, &g, false);
+	expect_clock(self->vcpu, &g, false);
+	map = 0;
+	expect_clock(self->vcpu, &g, true);
 	gmem_destroy(&g);
 }
 
