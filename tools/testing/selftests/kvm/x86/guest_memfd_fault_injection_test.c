@@ -613,6 +613,60 @@ SWEEP_TEST(punch_large)
 	sweep(&path, &c);
 }
 
+/* ---- The direct map ---- */
+
+#define BLOCK		(SZ_2M / PAGE_SIZE)
+#define NR_BLOCKS	64ul
+
+#define HIDDEN		(GUEST_MEMFD_FLAG_HUGE | GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+
+static bool hidden_offered(struct kvm_vm *vm)
+{
+	return (vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS) & HIDDEN) == HIDDEN;
+}
+
+#define HIDDEN_TEST(name)							\
+	GMEM_TEST_IF(name, injection_ready() && hidden_offered(self->vcpu->vm),	\
+		     "No fault injection, or the direct map can't be changed")
+
+static int punch_page(struct gmem *g, u64 page)
+{
+	int i, r;
+
+	for (i = 0; i < 1000; i++) {
+		r = fallocate(g->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			      page * PAGE_SIZE, PAGE_SIZE) ? errno : 0;
+		if (r != EAGAIN)
+			break;
+	}
+	return r;
+}
+
+/* A page of a block that is out leaves: what putting it back takes is there before. */
+HIDDEN_TEST(punch_hidden)
+{
+	bool fired = true;
+	struct gmem g;
+	int r, nth;
+
+	gmem_new(&g, vcpu->vm, NR_BLOCKS * BLOCK, GMEM_PRIVATE_FILE | HIDDEN);
+	for (nth = 1; nth < NR_BLOCKS && fired; nth++) {
+		gmem_allocate(&g, nth * BLOCK, BLOCK);
+
+		fail_nth_arm(nth);
+		r = punch_page(&g, nth * BLOCK + COUNT);
+		fired = fail_nth_disarm();
+
+		TEST_ASSERT(!r || (fired && r == ENOMEM), "Allocation %d: %s", nth, strerror(r));
+		if (r)
+			TEST_ASSERT_EQ(punch_page(&g, nth * BLOCK + COUNT), 0);
+		TEST_ASSERT_EQ(vm_get_stat(vcpu->vm, gmem_pages_leaked), 0);
+		TEST_ASSERT_EQ(vm_get_stat(vcpu->vm, gmem_pages_private), nth * (BLOCK - 1));
+	}
+	TEST_ASSERT(!fired && nth > 2, "%d allocations", nth - 1);
+	gmem_destroy(&g);
+}
+
 /* ---- All allocations fail ---- */
 
 /* Those from the slab, of this thread; to open a file would be one of them. */
