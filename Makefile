@@ -326,6 +326,7 @@ gdb: image-$(boot_kernel) $(tools)/runner
 
 demo_arch := $(if $(filter arm64%,$(boot_arch)),arm64,x86)
 demo: arguments
+	@$(if $(SECRET),[ $(demo_arch) = x86 ] || { echo "lab: SECRET=1 is a demo of ARCH=x86" >&2; exit 1; })
 	@[ -z "$$LAB_FILE" ] || lab/demo-file.sh "$$LAB_FILE"
 	$(MAKE) -s image-$(demo_arch) $(tools)/runner
 	lab/demo.sh $(demo_arch) "$${LAB_FILE:-$(tree)/MAINTAINERS}" $(if $(SECRET),secret)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # demo.sh ARCH FILE [secret]: boot the kernel of ARCH (x86, arm64), let the demo, or
-# that of memory which the host cannot read, work on FILE.  Its output comes to this terminal, the kernel's messages to
-# build/logs/demo/kernel.log.
+# that of memory which the host cannot read, work on FILE.  Its output comes to this
+# terminal, the kernel's messages to build/logs/demo/kernel.log.
 set -eu
 arch=$1
 file=$(realpath "$2")

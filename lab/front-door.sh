@@ -94,6 +94,7 @@ rm -rf "$top/copy/build"
 	[ "$(grep -cv '^make' "$top/out")" -eq 2 ] && [ ! -e "$top/copy/build/linux.new" ] && r=0 || r=1
 result $r "half a tarball is refused, and removed"
 
+refused "SECRET=1 is a demo of ARCH=x86" demo ARCH=arm64 SECRET=1
 refused "no such file" demo FILE="$top/nowhere"
 refused "is a directory" demo FILE="$top/full"
 refused "has 269484032 bytes, more than 268435456" demo FILE="$top/large"
