@@ -255,7 +255,7 @@ static int kvm_gmem_load(void *data, const void *from, int len)
 	return 0;
 }
 
-/* The same the other way round. */
+/* The same the other way round.  (sparse wants get_unaligned() of what isn't const.) */
 static void kvm_gmem_store(void *to, const void *data, int len)
 {
 	switch (IS_ALIGNED((unsigned long)to, len) ? len : 0) {
@@ -263,13 +263,13 @@ static void kvm_gmem_store(void *to, const void *data, int len)
 		WRITE_ONCE(*(u8 *)to, *(const u8 *)data);
 		break;
 	case 2:
-		WRITE_ONCE(*(u16 *)to, get_unaligned((const u16 *)data));
+		WRITE_ONCE(*(u16 *)to, get_unaligned((u16 *)data));
 		break;
 	case 4:
-		WRITE_ONCE(*(u32 *)to, get_unaligned((const u32 *)data));
+		WRITE_ONCE(*(u32 *)to, get_unaligned((u32 *)data));
 		break;
 	case 8:
-		WRITE_ONCE(*(u64 *)to, get_unaligned((const u64 *)data));
+		WRITE_ONCE(*(u64 *)to, get_unaligned((u64 *)data));
 		break;
 	default:
 		memcpy(to, data, len);
