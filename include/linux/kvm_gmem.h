@@ -38,7 +38,7 @@ struct kvm_memory_slot;
  * ============== ====================================================================
  * event          calls
  * ============== ====================================================================
- * write()        fresh
+ * write(), uffd  fresh
  * private fault  fresh if the page was zeroed for it; then make_private, or the
  *                callback of kvm_gmem_map_page()
  * user fault     fresh if the page was zeroed for it
@@ -258,8 +258,8 @@ struct kvm_gmem_ops {
 			      struct kvm_gfn_range *range);
 
 	/**
-	 * @fresh: KVM has written zeros, or what user space has passed to write(), to a
-	 * page that no one has seen yet.  This is where to do what the guest's first
+	 * @fresh: KVM has written zeros, or what user space has passed to write() or
+	 * userfaultfd, to a page that no one has seen yet.  This is where to do what the guest's first
 	 * access wants done before it, if that access is to the same memory but not in
 	 * the same way.  The folio is locked, or not in the file yet.
 	 */

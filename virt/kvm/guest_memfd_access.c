@@ -97,10 +97,16 @@ static void *kvm_gmem_map_long(struct kvm *kvm, struct page *page)
 
 void kvm_gmem_unmap_long(struct kvm *kvm, struct page *page, void *va)
 {
+	struct direct_map_flush flush = {};
+
 	might_sleep();
 
-	if (va != page_address(page))
+	if (va != page_address(page)) {
+		/* vunmap() alone flushes some time later, when the page may be another's. */
+		direct_map_clear_alias(va, &flush);
+		direct_map_flush(&flush);
 		vunmap(va);
+	}
 	atomic_long_dec(&kvm->nr_gmem_maps);
 }
 

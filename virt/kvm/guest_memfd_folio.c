@@ -56,7 +56,7 @@
  *
  * - A new folio has its content, zeros or what was written, and is taken out and flushed
  *   before it enters the page cache.  If it cannot enter after all it is put back.
- * - A folio that has left the page cache is put back and cleared, in ->free_folio(),
+ * - A folio that has left the page cache is cleared and put back, in ->free_folio(),
  *   before its last reference can free it.  A user who holds an orphan of a shared page
  *   has one that was in, and that is left alone.
  * - A conversion to private takes folios out when everything else that may fail is done,
@@ -207,12 +207,12 @@ bool kvm_gmem_put_back(struct folio *folio)
  */
 static void kvm_gmem_free_out_folio(struct folio *folio)
 {
-	bool was_out = !direct_map_has(&folio->page);
+	/* While it is out, so that there is never anything to read. */
+	if (!direct_map_has(&folio->page))
+		kvm_gmem_clear_pages(folio);
 
 	if (!kvm_gmem_put_back(folio))
 		kvm_gmem_leak_folio(folio);
-	else if (was_out)
-		kvm_gmem_clear_pages(folio);
 }
 
 const struct address_space_operations kvm_gmem_no_direct_map_aops =
@@ -233,11 +233,13 @@ static int kvm_gmem_hide_new_folio(const struct kvm_gmem_ops *ops, struct folio 
 }
 
 /*
- * Add @folio, which nobody knows yet, to the file at @index.  Returns 0, with the folio
- * locked, -EEXIST if another task was faster, or -ENOMEM.
+ * Add @folio, which nobody knows yet, to the file at @index.  It is up to date if it has
+ * content from user space.  Returns 0, with the folio locked, -EEXIST if another task was
+ * faster, or -ENOMEM.
  */
 int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
 {
+	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
 	struct address_space *mapping = f->inode->i_mapping;
 	bool is_out = kvm_gmem_is_out(f->inode, index);
 	long nr_pages = folio_nr_pages(folio);
@@ -246,8 +248,11 @@ int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t inde
 
 	lockdep_assert_held(&mapping->invalidate_lock);
 
+	if (folio_test_uptodate(folio) && ops->fresh)
+		ops->fresh(folio_pfn(folio), folio_order(folio));
+
 	if (is_out) {
-		r = kvm_gmem_hide_new_folio(GMEM_I(f->inode)->ops, folio);
+		r = kvm_gmem_hide_new_folio(ops, folio);
 		if (r)
 			return r;
 	}

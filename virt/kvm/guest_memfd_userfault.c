@@ -311,28 +311,9 @@ static int kvm_gmem_uffd_add(struct folio *folio, struct vm_area_struct *vma,
 
 	if (kvm_gmem_is_for_users(f->inode, index))
 		r = kvm_gmem_insert_folio(f, folio, index);
-	/* The host has written to it, the guest may see memory in another way. */
-	if (!r && GMEM_I(f->inode)->ops->fresh)
-		GMEM_I(f->inode)->ops->fresh(folio_pfn(folio), folio_order(folio));
 
 	kvm_gmem_unlock_range(f->inode);
 	return r;
-}
-
-/*
- * invalidate_lock for read, so that pages come and go while no one counts them, and the
- * page stays shared.  The folio is locked, which is too late to wait: whoever holds the
- * lock for write, or claims the page, may be waiting for the folio.
- */
-static bool kvm_gmem_trylock_page(struct inode *inode, pgoff_t index)
-{
-	if (!filemap_invalidate_trylock_shared(inode->i_mapping))
-		return false;
-	if (!kvm_gmem_is_claimed(inode, index, index + 1))
-		return true;
-
-	filemap_invalidate_unlock_shared(inode->i_mapping);
-	return false;
 }
 
 /*
@@ -350,7 +331,12 @@ static void kvm_gmem_uffd_remove(struct folio *folio, struct vm_area_struct *vma
 	struct gmem_file *f = vma->vm_file->private_data;
 	pgoff_t index = folio->index;
 
-	if (kvm_gmem_trylock_page(f->inode, index)) {
+	/*
+	 * For read, so that pages come and go while no one counts them, and the page stays
+	 * shared.  The folio is locked, which is too late to wait: whoever holds the lock for
+	 * write, or claims the page, may be waiting for the folio.
+	 */
+	if (kvm_gmem_trylock_range_nowait(f->inode, index, index + 1)) {
 		kvm_gmem_invalidate_start(f->inode, index, index + 1,
 					  kvm_gmem_filter(f->inode));
 		generic_error_remove_folio(f->inode->i_mapping, folio);

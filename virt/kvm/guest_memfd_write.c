@@ -73,10 +73,8 @@ static int kvm_gmem_write_add(struct gmem_file *f, pgoff_t index, struct folio *
 }
 
 /* Fill @folio, which nobody knows yet, with the bytes that come next in @from. */
-static int kvm_gmem_write_copy(struct gmem_file *f, struct folio *folio,
-			       struct iov_iter *from)
+static int kvm_gmem_write_copy(struct folio *folio, struct iov_iter *from)
 {
-	const struct kvm_gmem_ops *ops = GMEM_I(f->inode)->ops;
 	size_t size = folio_size(folio);
 	size_t copied;
 
@@ -87,8 +85,6 @@ static int kvm_gmem_write_copy(struct gmem_file *f, struct folio *folio,
 	}
 
 	flush_dcache_folio(folio);
-	if (ops->fresh)
-		ops->fresh(folio_pfn(folio), folio_order(folio));
 	folio_mark_uptodate(folio);
 	return 0;
 }
@@ -109,7 +105,7 @@ static int kvm_gmem_write_folio(struct gmem_file *f, pgoff_t index, unsigned int
 	if (!folio)
 		return -ENOMEM;
 
-	r = kvm_gmem_write_copy(f, folio, from);
+	r = kvm_gmem_write_copy(folio, from);
 	if (r)
 		goto out;
 

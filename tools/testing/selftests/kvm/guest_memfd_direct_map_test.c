@@ -222,15 +222,6 @@ HIDDEN_TEST(pieces)
 
 /* ---- Who is refused ---- */
 
-#define expect_errno(expr, error)						\
-do {										\
-	long __r = (expr);							\
-	int __errno = errno, __want = (error);					\
-										\
-	TEST_ASSERT(__r == -1 && __errno == __want, #expr ": %ld, %s, want %s", \
-		    __r, strerror(__errno), strerror(__want));			\
-} while (0)
-
 /* Nobody gets hold of a page, be it for a read, a write or a DMA. */
 static void refused(struct gmem *g)
 {
@@ -241,20 +232,20 @@ static void refused(struct gmem *g)
 	TEST_ASSERT(hold_by_pin(g->mem, NR * PAGE_SIZE) < 0, "Pages could be pinned");
 
 	TEST_ASSERT(!pipe(pipes), "pipe");
-	expect_errno(vmsplice(pipes[1], &(struct iovec){ g->mem, PAGE_SIZE }, 1, 0), EFAULT);
+	gmem_expect_error(vmsplice(pipes[1], &(struct iovec){ g->mem, PAGE_SIZE }, 1, 0), EFAULT);
 	close(pipes[0]);
 	close(pipes[1]);
 
-	expect_errno(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
-	expect_errno(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	gmem_expect_error(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), EFAULT);
+	gmem_expect_error(process_vm_writev(getpid(), &local, 1, &remote, 1, 0), EFAULT);
 
 	fd = open("/proc/self/mem", O_RDWR);
 	TEST_ASSERT(fd >= 0, "/proc/self/mem");
-	expect_errno(pread(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
-	expect_errno(pwrite(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
+	gmem_expect_error(pread(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
+	gmem_expect_error(pwrite(fd, local.iov_base, 8, (off_t)(long)g->mem), EIO);
 	close(fd);
 
-	expect_errno(madvise(g->mem, PAGE_SIZE, MADV_POPULATE_READ), EINVAL);
+	gmem_expect_error(madvise(g->mem, PAGE_SIZE, MADV_POPULATE_READ), EINVAL);
 }
 
 HIDDEN_TEST(no_gup)

@@ -110,15 +110,6 @@ do {										\
 		    __r < 0 ? strerror(errno) : "short");			\
 } while (0)
 
-#define expect_error(expr, error)						\
-do {										\
-	ssize_t __r = (expr);							\
-	int __errno = errno, __want = (error);					\
-										\
-	TEST_ASSERT(__r == -1 && __errno == __want, #expr ": %ld, %s, want %s", \
-		    __r, strerror(__errno), strerror(__want));			\
-} while (0)
-
 static u64 nr_present(struct gmem *g)
 {
 	struct stat st;
@@ -163,7 +154,7 @@ WRITE_TEST(position)
 	gmem_host_check(&g, 0, 4, VAL);
 
 	TEST_ASSERT_EQ(lseek(g.fd, 0, SEEK_END), NR * PAGE_SIZE);
-	expect_error(write(g.fd, self->src, PAGE_SIZE), EINVAL);
+	gmem_expect_error(write(g.fd, self->src, PAGE_SIZE), EINVAL);
 	TEST_ASSERT_EQ(lseek(g.fd, -PAGE_SIZE, SEEK_END), (NR - 1) * PAGE_SIZE);
 	expect_pages(write(g.fd, self->src, PAGE_SIZE), 1);
 	TEST_ASSERT_EQ(nr_present(&g), 5);
@@ -178,40 +169,40 @@ WRITE_TEST(bad_arguments)
 	struct gmem g;
 
 	gmem_new(&g, self->vm, NR, SHARED);
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE, 1), EINVAL);
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE, 512), EINVAL);
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE - 1, 0), EINVAL);
-	expect_error(pwrite(g.fd, self->src, 1, 0), EINVAL);
-	expect_error(pwritev(g.fd, &odd, 1, 0), EINVAL);
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE, -PAGE_SIZE), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE, 1), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE, 512), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE - 1, 0), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, 1, 0), EINVAL);
+	gmem_expect_error(pwritev(g.fd, &odd, 1, 0), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE, -PAGE_SIZE), EINVAL);
 
 	/* Beyond the end, and across it: nothing of it is written. */
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE, NR * PAGE_SIZE), EINVAL);
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE, (NR + 1) * PAGE_SIZE), EINVAL);
-	expect_error(put(&g, self->src, NR - 1, 2), EINVAL);
-	expect_error(pwrite(g.fd, self->src, PAGE_SIZE, LLONG_MAX & -PAGE_SIZE), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE, NR * PAGE_SIZE), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE, (NR + 1) * PAGE_SIZE), EINVAL);
+	gmem_expect_error(put(&g, self->src, NR - 1, 2), EINVAL);
+	gmem_expect_error(pwrite(g.fd, self->src, PAGE_SIZE, LLONG_MAX & -PAGE_SIZE), EINVAL);
 
 	/* To append is to write at the end. */
 	flags = fcntl(g.fd, F_GETFL);
 	TEST_ASSERT(!fcntl(g.fd, F_SETFL, flags | O_APPEND), "O_APPEND");
-	expect_error(put(&g, self->src, 0, 1), EINVAL);
+	gmem_expect_error(put(&g, self->src, 0, 1), EINVAL);
 	TEST_ASSERT(!fcntl(g.fd, F_SETFL, flags), "F_SETFL");
 
 	/* No waiting was asked for, which cannot be promised. */
 	odd.iov_len = PAGE_SIZE;
-	expect_error(pwritev2(g.fd, &odd, 1, 0, RWF_NOWAIT), EOPNOTSUPP);
+	gmem_expect_error(pwritev2(g.fd, &odd, 1, 0, RWF_NOWAIT), EOPNOTSUPP);
 
 	/* What a limit leaves of a page is no page. */
 	TEST_ASSERT(!getrlimit(RLIMIT_FSIZE, &old), "RLIMIT_FSIZE");
 	limit = old;
 	limit.rlim_cur = PAGE_SIZE + 1;
 	TEST_ASSERT(!setrlimit(RLIMIT_FSIZE, &limit), "RLIMIT_FSIZE");
-	expect_error(put(&g, self->src, 0, 2), EINVAL);
+	gmem_expect_error(put(&g, self->src, 0, 2), EINVAL);
 	TEST_ASSERT(!setrlimit(RLIMIT_FSIZE, &old), "RLIMIT_FSIZE");
 	TEST_ASSERT_EQ(nr_present(&g), 0);
 
 	/* Nothing is read, and pages do not go from one file to the other. */
-	expect_error(read(g.fd, self->src, PAGE_SIZE), EINVAL);
+	gmem_expect_error(read(g.fd, self->src, PAGE_SIZE), EINVAL);
 	TEST_ASSERT(pread(g.fd, self->src, PAGE_SIZE, 0) == -1, "pread()");
 	fd = vm_create_guest_memfd(self->vm, NR * PAGE_SIZE, SHARED);
 	TEST_ASSERT(syscall(SYS_copy_file_range, g.fd, NULL, fd, NULL, PAGE_SIZE, 0) == -1,
@@ -228,14 +219,14 @@ WRITE_TEST(not_without_flag)
 	int pipes[2];
 
 	gmem_new(&g, self->vm, NR, GMEM_SHARED_FILE);
-	expect_error(put(&g, self->src, 0, 1), ENODEV);
-	expect_error(write(g.fd, self->src, PAGE_SIZE), ENODEV);
-	expect_error(writev(g.fd, &iov, 1), ENODEV);
+	gmem_expect_error(put(&g, self->src, 0, 1), ENODEV);
+	gmem_expect_error(write(g.fd, self->src, PAGE_SIZE), ENODEV);
+	gmem_expect_error(writev(g.fd, &iov, 1), ENODEV);
 	/* Whatever else is wrong. */
-	expect_error(pwrite(g.fd, self->src, 1, 1), ENODEV);
+	gmem_expect_error(pwrite(g.fd, self->src, 1, 1), ENODEV);
 
 	hold_by_pipe(pipes, self->src);
-	expect_error(splice(pipes[0], NULL, g.fd, NULL, PAGE_SIZE, 0), ENODEV);
+	gmem_expect_error(splice(pipes[0], NULL, g.fd, NULL, PAGE_SIZE, 0), ENODEV);
 	release_pipe(pipes);
 	TEST_ASSERT_EQ(nr_present(&g), 0);
 	gmem_destroy(&g);
@@ -253,14 +244,14 @@ WRITE_TEST(never_overwrites)
 	gmem_allocate(&g, 12, 1);
 
 	for (i = 4; i <= 12; i += 4)
-		expect_error(put(&g, self->src, i, 1), EEXIST);
-	expect_error(put(&g, self->src, 4, NR - 4), EEXIST);
+		gmem_expect_error(put(&g, self->src, i, 1), EEXIST);
+	gmem_expect_error(put(&g, self->src, 4, NR - 4), EEXIST);
 	expect_pages(put(&g, self->src, 0, NR), 4);
 	expect_pages(put(&g, self->src, 5, NR - 5), 3);
 	expect_pages(put(&g, self->src, 9, NR - 9), 3);
 	expect_pages(put(&g, self->src, 13, 3), 3);
 	/* Twice the same is a mistake, too. */
-	expect_error(put(&g, self->src, 0, NR), EEXIST);
+	gmem_expect_error(put(&g, self->src, 0, NR), EEXIST);
 
 	gmem_host_check(&g, 0, 4, VAL);
 	gmem_host_check(&g, 4, 1, OTHER);
@@ -288,9 +279,9 @@ WRITE_TEST(bad_source)
 	TEST_ASSERT(!mprotect(src + 2 * PAGE_SIZE, PAGE_SIZE, PROT_NONE), "mprotect");
 
 	gmem_new(&g, self->vm, NR, SHARED);
-	expect_error(pwrite(g.fd, src + 2 * PAGE_SIZE, PAGE_SIZE, 0), EFAULT);
-	expect_error(pwrite(g.fd, src + 2 * PAGE_SIZE - 8, PAGE_SIZE, 0), EFAULT);
-	expect_error(pwrite(g.fd, NULL, PAGE_SIZE, 0), EFAULT);
+	gmem_expect_error(pwrite(g.fd, src + 2 * PAGE_SIZE, PAGE_SIZE, 0), EFAULT);
+	gmem_expect_error(pwrite(g.fd, src + 2 * PAGE_SIZE - 8, PAGE_SIZE, 0), EFAULT);
+	gmem_expect_error(pwrite(g.fd, NULL, PAGE_SIZE, 0), EFAULT);
 	TEST_ASSERT_EQ(nr_present(&g), 0);
 
 	expect_pages(pwrite(g.fd, src, 4 * PAGE_SIZE, 0), 2);
@@ -311,7 +302,7 @@ WRITE_TEST(source_is_the_file)
 	gmem_host_check(&g, 4, 4, VAL);
 
 	/* The source page is faulted in, as zeros, and is the target. */
-	expect_error(pwrite(g.fd, g.mem + 8 * PAGE_SIZE, PAGE_SIZE, 8 * PAGE_SIZE), EEXIST);
+	gmem_expect_error(pwrite(g.fd, g.mem + 8 * PAGE_SIZE, PAGE_SIZE, 8 * PAGE_SIZE), EEXIST);
 	gmem_host_check_zero(&g, 8, 1);
 	gmem_destroy(&g);
 }
@@ -381,7 +372,7 @@ WRITE_TEST(pipes_and_files)
 	/* Half a page is none, and isn't lost. */
 	TEST_ASSERT_EQ(write(pipes[1], self->src + 9 * PAGE_SIZE, PAGE_SIZE / 2), PAGE_SIZE / 2);
 	off = 9 * PAGE_SIZE;
-	expect_error(splice(pipes[0], NULL, g.fd, &off, PAGE_SIZE, 0), EINVAL);
+	gmem_expect_error(splice(pipes[0], NULL, g.fd, &off, PAGE_SIZE, 0), EINVAL);
 	TEST_ASSERT_EQ(write(pipes[1], self->src + 9 * PAGE_SIZE + PAGE_SIZE / 2, PAGE_SIZE / 2),
 		       PAGE_SIZE / 2);
 	expect_pages(splice(pipes[0], NULL, g.fd, &off, PAGE_SIZE, 0), 1);
@@ -443,7 +434,7 @@ WRITE_TEST(private_pages)
 	TEST_ASSERT_EQ(vm_get_stat(self->vm, gmem_pages_private), 4);
 	TEST_ASSERT(gmem_page_is_private(&g, 0), "A mapping shows a private page");
 	gmem_guest_check_fill(self->vcpu, &g, 0, 4, VAL);
-	expect_error(put(&g, self->src, 3, 2), EEXIST);
+	gmem_expect_error(put(&g, self->src, 3, 2), EEXIST);
 	gmem_destroy(&g);
 }
 
@@ -548,7 +539,7 @@ static void write_foreign(struct child *c, struct gmem *g)
 	if (allowed)
 		expect_pages(pwrite(g->fd, src, PAGE_SIZE, 2 * PAGE_SIZE), 1);
 	else
-		expect_error(pwrite(g->fd, src, PAGE_SIZE, 2 * PAGE_SIZE), EPERM);
+		gmem_expect_error(pwrite(g->fd, src, PAGE_SIZE, 2 * PAGE_SIZE), EPERM);
 	expect_pages(pwrite(g->fd, src, PAGE_SIZE, 0), 1);
 }
 

@@ -79,6 +79,16 @@ u64 gmem_scale(void);
 /* Every loop of the tests that race turns GMEM_LOOPS() times. */
 #define GMEM_LOOPS(n)		max(1ul, (n) * gmem_scale() / 100)
 
+/* A system call must fail with @error. */
+#define gmem_expect_error(expr, error)						\
+do {										\
+	long __r = (expr);							\
+	int __errno = errno, __want = (error);					\
+										\
+	TEST_ASSERT(__r == -1 && __errno == __want, #expr ": %ld, %s, want %s", \
+		    __r, strerror(__errno), strerror(__want));			\
+} while (0)
+
 /* ---- Files and slots ---- */
 
 /* An in-place file, its mapping in this process and its slot. */
