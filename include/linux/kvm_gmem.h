@@ -259,9 +259,9 @@ struct kvm_gmem_ops {
 
 	/**
 	 * @fresh: KVM has written zeros, or what user space has passed to write() or
-	 * userfaultfd, to a page that no one has seen yet.  This is where to do what the guest's first
-	 * access wants done before it, if that access is to the same memory but not in
-	 * the same way.  The folio is locked, or not in the file yet.
+	 * userfaultfd, to a page that no one has seen yet.  This is where to do what the
+	 * guest's first access wants done before it, if that access is to the same memory
+	 * but not in the same way.  The folio is locked, or not in the file yet.
 	 */
 	void (*fresh)(kvm_pfn_t pfn, int order);
 
