@@ -279,7 +279,8 @@ void kvm_gmem_leak_folio(struct folio *folio);
 
 /*
  * In folio->private of a folio that kvm_gmem_leak_folio() keeps.  A VM type may have
- * something else there, until it gives the folio up or leaks it.
+ * something else there, until it gives the folio up or leaks it, but not in files with
+ * GUEST_MEMFD_FLAG_NO_DIRECT_MAP.
  */
 #define KVM_GMEM_FOLIO_LEAKED	((void *)1UL)
 

@@ -83,6 +83,9 @@ static struct gmem_double {
 	struct double_event events[MAX_EVENTS];
 	int nr_events;
 
+	/* Pages of the machine outside the direct map, when the test begins. */
+	unsigned long nr_out;
+
 	/* The indices that faults were last kept from, and the sides that were zapped. */
 	pgoff_t kept_start;
 	pgoff_t kept_end;
@@ -1789,7 +1792,7 @@ static int open_vm(struct kunit *test)
 	return 0;
 }
 
-static int open_file(const struct kvm_gmem_ops *ops, u64 flags)
+static int open_file(const struct kvm_gmem_ops *ops, u64 flags, pgoff_t nr)
 {
 	struct file *file;
 
@@ -1797,7 +1800,7 @@ static int open_file(const struct kvm_gmem_ops *ops, u64 flags)
 	if (dbl->fd < 0)
 		return dbl->fd;
 
-	file = kvm_gmem_create_file(dbl->kvm, ops, NR_PAGES << PAGE_SHIFT,
+	file = kvm_gmem_create_file(dbl->kvm, ops, nr << PAGE_SHIFT,
 				    GUEST_MEMFD_FLAG_INIT_SHARED | flags);
 	if (IS_ERR(file)) {
 		put_unused_fd(dbl->fd);
@@ -1811,7 +1814,9 @@ static int open_file(const struct kvm_gmem_ops *ops, u64 flags)
 	return 0;
 }
 
-static int gmem_test_init(struct kunit *test, const struct kvm_gmem_ops *ops, u64 flags)
+/* A VM with a file of @nr pages, the first NR_PAGES of them in a slot. */
+static int gmem_test_init_sized(struct kunit *test, const struct kvm_gmem_ops *ops,
+				u64 flags, pgoff_t nr)
 {
 	unsigned long addr;
 	int r;
@@ -1835,11 +1840,16 @@ static int gmem_test_init(struct kunit *test, const struct kvm_gmem_ops *ops, u6
 
 	r = open_vm(test);
 	if (!r)
-		r = open_file(ops, flags);
+		r = open_file(ops, flags, nr);
 	if (!r)
 		r = set_slot(NR_PAGES);
 	start_here();
 	return r;
+}
+
+static int gmem_test_init(struct kunit *test, const struct kvm_gmem_ops *ops, u64 flags)
+{
+	return gmem_test_init_sized(test, ops, flags, NR_PAGES);
 }
 
 static int gmem_core_init(struct kunit *test)
@@ -1961,4 +1971,4 @@ static struct kunit_suite gmem_large_suite = {
 };
 
 kunit_test_suites(&gmem_core_suite, &gmem_claim_suite, &gmem_large_suite, &hidden_suite,
-		  &hidden_fixed_suite);
+		  &hidden_fixed_suite, &blocks_suite);

@@ -250,7 +250,7 @@ static void hidden_loses_race(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kvm_gmem_insert_folio(dbl->f, folio, 0), -EEXIST);
 	filemap_invalidate_unlock_shared(mapping);
 	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
-	folio_put(folio);
+	kvm_gmem_put_new_folio(folio);
 	expect_hidden(test);
 }
 
@@ -307,6 +307,215 @@ static void hidden_machine(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr_out(), before);
 }
 
+/* ---- Blocks ---- */
+
+#define BLOCK_PAGES	(SZ_2M >> PAGE_SHIFT)
+#define NR_BLOCKS	3
+
+/* How many pages are out that were not when the test began. */
+static long nr_blocks_out(void)
+{
+	return nr_out() - dbl->nr_out;
+}
+
+static void close_file(void)
+{
+	close_fd(dbl->fd);
+	dbl->fd = -1;
+	flush_delayed_fput();
+}
+
+/* What is asked for first takes 2 MiB out at once, what comes then finds it there. */
+static void blocks_allocate(struct kunit *test)
+{
+	struct page *first;
+	pgoff_t i;
+
+	KUNIT_ASSERT_EQ(test, allocate(9, 10), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES);
+	first = page_at(9);
+	KUNIT_ASSERT_NOT_NULL(test, first);
+
+	KUNIT_ASSERT_EQ(test, allocate(0, BLOCK_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES);
+	for (i = 0; i < BLOCK_PAGES; i++) {
+		KUNIT_EXPECT_EQ(test, byte_at(i), 0);
+		KUNIT_EXPECT_LT(test, page_to_pfn(page_at(i)) - page_to_pfn(first), BLOCK_PAGES);
+	}
+
+	KUNIT_ASSERT_EQ(test, allocate(BLOCK_PAGES, BLOCK_PAGES + 1), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 2 * BLOCK_PAGES);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* All of a block leaves: it is back, and has nobody's bytes. */
+static void blocks_punch_all(struct kunit *test)
+{
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, allocate(0, BLOCK_PAGES), 0);
+	fill(7, 0x77);
+	page = page_at(7);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, punch(0, BLOCK_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+	expect_zeroed(test, page, 7);
+	KUNIT_EXPECT_EQ(test, page_count(page), 1);
+	put_page(page);
+}
+
+/* A part of it leaves: that is back alone, and what stays is as it was. */
+static void blocks_punch_part(struct kunit *test)
+{
+	struct page *page;
+	pgoff_t i;
+
+	for (i = 0; i < BLOCK_PAGES; i++)
+		fill(i, i);
+	page = page_at(7);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, punch(5, 9), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 4);
+	expect_zeroed(test, page, 7);
+	KUNIT_EXPECT_EQ(test, page_count(page), 1);
+	put_page(page);
+
+	/* From now on one by one. */
+	KUNIT_EXPECT_EQ(test, punch(11, 12), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 5);
+	for (i = 0; i < BLOCK_PAGES; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), i == 11 || (i >= 5 && i < 9) ? -1 : (u8)i);
+
+	/* The last one: the same block, or what is left of it, is in the list no more. */
+	KUNIT_EXPECT_EQ(test, punch(0, BLOCK_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* A hole while there are fresh pages: they serve on. */
+static void blocks_punch_early(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
+	KUNIT_EXPECT_EQ(test, punch(1, 2), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 1);
+	KUNIT_ASSERT_EQ(test, allocate(1, 2), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 1);
+	KUNIT_EXPECT_EQ(test, byte_at(1), 0);
+	KUNIT_ASSERT_EQ(test, allocate(0, BLOCK_PAGES - 1), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 1);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* What becomes shared is in, and an ordinary page from then on. */
+static void blocks_convert(struct kunit *test)
+{
+	pgoff_t i;
+
+	KUNIT_ASSERT_EQ(test, convert(0, NR_BLOCKS * BLOCK_PAGES, true, 0), 0);
+	for (i = 0; i < BLOCK_PAGES + 2; i++)
+		fill(i, i);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 2 * BLOCK_PAGES);
+
+	KUNIT_EXPECT_EQ(test, convert(3, 5, false, PRESERVE), 0);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page_at(3)));
+	KUNIT_EXPECT_FALSE(test, kvm_gmem_is_of_block(page_folio(page_at(4))));
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 2 * BLOCK_PAGES - 2);
+	KUNIT_EXPECT_EQ(test, convert(3, 4, true, PRESERVE), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 2 * BLOCK_PAGES - 1);
+	for (i = 0; i < BLOCK_PAGES + 2; i++)
+		KUNIT_EXPECT_EQ(test, byte_at(i), (u8)i);
+
+	KUNIT_EXPECT_EQ(test, convert(0, BLOCK_PAGES, false, DISCARD), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES);
+	KUNIT_EXPECT_EQ(test, convert(0, NR_BLOCKS * BLOCK_PAGES, false, PRESERVE), 0);
+	KUNIT_EXPECT_EQ(test, byte_at(BLOCK_PAGES + 1), (BLOCK_PAGES + 1) & 0xff);
+	/* Nothing of the file is out, but what is fresh. */
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 2);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* A page of a block that comes too late, or for an index that is shared by now. */
+static void blocks_lose_race(struct kunit *test)
+{
+	struct address_space *mapping = dbl->f->inode->i_mapping;
+	struct folio *late, *shown;
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, convert(0, 8, true, 0), 0);
+	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
+	late = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0);
+	shown = kvm_gmem_alloc_folio(dbl->f->inode, 4, 0);
+	KUNIT_ASSERT_NOT_NULL(test, late);
+	KUNIT_ASSERT_NOT_NULL(test, shown);
+	page = &shown->page;
+	KUNIT_EXPECT_TRUE(test, kvm_gmem_is_of_block(shown));
+	KUNIT_ASSERT_EQ(test, convert(4, 5, false, 0), 0);
+
+	filemap_invalidate_lock_shared(mapping);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_insert_folio(dbl->f, late, 0), -EEXIST);
+	kvm_gmem_put_new_folio(late);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_insert_folio(dbl->f, shown, 4), 0);
+	filemap_invalidate_unlock_shared(mapping);
+	folio_unlock(shown);
+	folio_put(shown);
+
+	expect_zeroed(test, page, 4);
+	expect_hidden(test);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* A page that memory failure has struck stays out for good, the others don't. */
+static void blocks_bad_page(struct kunit *test)
+{
+	struct page *bad, *fresh;
+
+	KUNIT_ASSERT_EQ(test, allocate(0, 8), 0);
+	bad = page_at(3);
+	KUNIT_ASSERT_NOT_NULL(test, bad);
+	fresh = page_at(7) + 1;
+	get_page(bad);
+	get_page(fresh);
+	SetPageHWPoison(bad);
+	SetPageHWPoison(fresh);
+
+	/* The next page is not the bad one. */
+	KUNIT_ASSERT_EQ(test, allocate(8, 9), 0);
+	KUNIT_EXPECT_PTR_EQ(test, page_at(8), fresh + 1);
+
+	KUNIT_EXPECT_EQ(test, punch(0, BLOCK_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 2);
+	KUNIT_EXPECT_FALSE(test, direct_map_has(bad));
+	KUNIT_EXPECT_FALSE(test, direct_map_has(fresh));
+	KUNIT_EXPECT_EQ(test, page_count(bad), 1);
+	KUNIT_EXPECT_EQ(test, page_count(fresh), 1);
+
+	ClearPageHWPoison(bad);
+	ClearPageHWPoison(fresh);
+	KUNIT_EXPECT_EQ(test, direct_map_put_back(bad, 1), 0);
+	KUNIT_EXPECT_EQ(test, direct_map_put_back(fresh, 1), 0);
+	put_page(bad);
+	put_page(fresh);
+}
+
+static int blocks_init(struct kunit *test)
+{
+	int r;
+
+	if (!direct_map_can_have_holes())
+		kunit_skip(test, "The direct map can't be changed");
+
+	r = gmem_test_init_sized(test, &hidden_ops, HIDDEN, NR_BLOCKS * BLOCK_PAGES);
+	if (!r)
+		r = convert(0, NR_BLOCKS * BLOCK_PAGES, true, 0);
+	dbl->nr_out = nr_out();
+	return r;
+}
+
 static int hidden_init_ops(struct kunit *test, const struct kvm_gmem_ops *ops, u64 flags)
 {
 	if (!direct_map_can_have_holes())
@@ -358,4 +567,22 @@ static struct kunit_suite hidden_fixed_suite = {
 	.init = hidden_fixed_init,
 	.exit = gmem_core_exit,
 	.test_cases = hidden_fixed_cases,
+};
+
+static struct kunit_case blocks_cases[] = {
+	KUNIT_CASE(blocks_allocate),
+	KUNIT_CASE(blocks_punch_all),
+	KUNIT_CASE(blocks_punch_part),
+	KUNIT_CASE(blocks_punch_early),
+	KUNIT_CASE(blocks_convert),
+	KUNIT_CASE(blocks_lose_race),
+	KUNIT_CASE(blocks_bad_page),
+	{}
+};
+
+static struct kunit_suite blocks_suite = {
+	.name = "gmem_blocks",
+	.init = blocks_init,
+	.exit = gmem_core_exit,
+	.test_cases = blocks_cases,
 };

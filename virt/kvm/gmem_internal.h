@@ -58,6 +58,7 @@
  *                               is present
  * folio lock                    giving a page to the guest, zeroing at first use,
  *                               splits, memory failure, dropping folios
+ * blocks_lock                   blocks of pages that leave the direct map together
  * kvm->arch.pkvm.stage2_lock    arm64: taking pages back from a protected VM, and the
  *                               end of its stage-2.  A mutex inside change_lock and
  *                               outside mmu_lock
@@ -139,6 +140,15 @@ struct gmem_inode {
 
 	/* Present pages that are private; the rest of nrpages is shared. */
 	atomic_long_t nr_private;
+
+	/*
+	 * Blocks with fresh pages, and those with parked ones; how many pages to allocate
+	 * before trying for another block.  See "Blocks".
+	 */
+	struct mutex blocks_lock;
+	struct list_head fresh_blocks;
+	struct list_head parked_blocks;
+	unsigned int no_blocks;
 };
 
 struct gmem_file {
@@ -259,6 +269,12 @@ static inline bool kvm_gmem_folio_is_poisoned(struct folio *folio)
 struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
 				  loff_t size, u64 flags);
 
+/* Is @folio a page of a block?  Stable for whoever adds it to the file, or takes it away. */
+static inline bool kvm_gmem_is_of_block(struct folio *folio)
+{
+	return folio->private && folio->private != KVM_GMEM_FOLIO_LEAKED;
+}
+
 /* guest_memfd_bind.c */
 void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
 			 struct kvm_gfn_range *range);
@@ -300,6 +316,14 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 	for ((slot) = kvm_gmem_first_binding((f), (start), (end)); (slot);	\
 	     (slot) = kvm_gmem_next_binding((slot), (start), (end)))
 
+/* guest_memfd_block.c */
+struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *policy);
+void kvm_gmem_park_folio(struct folio *folio);
+int kvm_gmem_split_block(struct folio *folio);
+void kvm_gmem_leave_block(struct folio *folio);
+void kvm_gmem_trim_blocks(struct inode *inode);
+void kvm_gmem_free_blocks(struct inode *inode);
+
 /* guest_memfd_fault.c */
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
 struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
@@ -307,7 +331,9 @@ struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
 /* guest_memfd_folio.c */
 extern const struct address_space_operations kvm_gmem_no_direct_map_aops;
 
+gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order);
 struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order);
+void kvm_gmem_put_new_folio(struct folio *folio);
 int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t index);
 bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end);
 struct folio *kvm_gmem_get_folio(struct gmem_file *f, pgoff_t index);

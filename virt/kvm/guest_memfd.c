@@ -161,6 +161,7 @@ static int kvm_gmem_punch_hole(struct gmem_file *f, pgoff_t start, pgoff_t end)
 		start = next;
 		cond_resched();
 	}
+	kvm_gmem_trim_blocks(f->inode);
 
 	return r;
 }
@@ -452,6 +453,7 @@ static int kvm_gmem_release(struct inode *inode, struct file *file)
 	mutex_unlock(&kvm->slots_lock);
 
 	kvm_gmem_for_each_piece(f, kvm_gmem_drop_folios);
+	kvm_gmem_free_blocks(inode);
 
 	kfree(f);
 	kvm_put_kvm(kvm);
@@ -796,6 +798,9 @@ static void kvm_gmem_init_inode_once(void *__gi)
 	init_rwsem(&gi->bindings_lock);
 	INIT_LIST_HEAD(&gi->files);
 	gmem_state_init(&gi->state, false);
+	mutex_init(&gi->blocks_lock);
+	INIT_LIST_HEAD(&gi->fresh_blocks);
+	INIT_LIST_HEAD(&gi->parked_blocks);
 }
 
 static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
@@ -809,6 +814,7 @@ static struct inode *kvm_gmem_alloc_inode(struct super_block *sb)
 	mpol_shared_policy_init(&gi->policy, NULL);
 	atomic_long_set(&gi->nr_private, 0);
 	gi->flags = 0;
+	gi->no_blocks = 0;
 
 	return &gi->vfs_inode;
 }

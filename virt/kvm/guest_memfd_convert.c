@@ -540,6 +540,21 @@ static int kvm_gmem_put_back_moving(struct folio *folio, void *arg)
 	return 0;
 }
 
+/* Pages of blocks could not go back alone. */
+static int kvm_gmem_split_block_moving(struct folio *folio, void *arg)
+{
+	return kvm_gmem_split_block(folio);
+}
+
+/* See to it that what becomes shared can be put back into the direct map. */
+static int kvm_gmem_split_blocks_range(struct gmem_conversion *c)
+{
+	if (!(GMEM_I(c->f->inode)->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP))
+		return 0;
+
+	return kvm_gmem_for_each_moving(c, c->end, kvm_gmem_split_block_moving, NULL);
+}
+
 /*
  * Take what becomes private out of the direct map, if the file wants that, as the last
  * thing that may fail.  No one has a translation when this returns 0, everything is back
@@ -591,6 +606,8 @@ static int kvm_gmem_prepare_folios(struct gmem_conversion *c)
 		r = kvm_gmem_prepare_range(inode, c->start, c->end);
 	if (!r && discard)
 		r = kvm_gmem_reclaim_inode_range(inode, c->start, c->end);
+	if (!r && !c->to_private && !discard)
+		r = kvm_gmem_split_blocks_range(c);
 	if (!r && c->to_private && !discard)
 		r = kvm_gmem_take_out_range(c);
 
@@ -679,6 +696,7 @@ static int kvm_gmem_convert(struct gmem_conversion *c)
 		gmem_state_abort(state, &change);
 	else
 		kvm_gmem_commit(c, &change);
+	kvm_gmem_trim_blocks(c->f->inode);
 	return r;
 }
 

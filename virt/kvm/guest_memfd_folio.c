@@ -56,9 +56,11 @@
  *
  * - A new folio has its content, zeros or what was written, and is taken out and flushed
  *   before it enters the page cache.  If it cannot enter after all it is put back.
- * - A folio that has left the page cache is cleared and put back, in ->free_folio(),
- *   before its last reference can free it.  A user who holds an orphan of a shared page
- *   has one that was in, and that is left alone.
+ * - A single page is out before it is given its content, and stays out until others can
+ *   go back with it, if it is of a block; see "Blocks".
+ * - Any other folio that has left the page cache is cleared and put back, in
+ *   ->free_folio(), before its last reference can free it.  A user who holds an orphan of
+ *   a shared page has one that was in, and that is left alone.
  * - A conversion to private takes folios out when everything else that may fail is done,
  *   flushes once, and puts them back if it fails.  A conversion to shared puts them back
  *   before it commits.  Between that and the commit nobody can reach the page: users wait,
@@ -66,7 +68,8 @@
  * - An entry of the direct map is never larger than the folio in it that is out: before a
  *   folio is split, the entry is, while that may fail.  So putting back changes whole
  *   entries, takes no memory, and cannot fail.  Memory failure alone splits a folio without
- *   asking; if there is no memory when such a page is put back, the page is leaked.
+ *   asking, and a page that it has struck stays out for good; if there is no memory when
+ *   the others are put back, they are leaked.
  * - Who has to touch a page that is out uses direct_map_kmap_local(), page by page.
  *
  * GUP refuses all pages of files of fixed state, by a flag of the mapping.
@@ -97,7 +100,7 @@ void kvm_gmem_account(struct gmem_file *f, long nr_private, long nr_shared)
 }
 
 /* A large folio is welcome, but no reason to reclaim for long, or to complain. */
-static gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
+gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
 {
 	gfp_t gfp = mapping_gfp_mask(mapping);
 
@@ -106,18 +109,32 @@ static gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
 
 /*
  * Allocate a folio of @order for @index, which is aligned, where mbind() wants it.  NULL
- * if there is none.
+ * if there is none.  A single page that will be out may be out already: whoever doesn't
+ * add it to the file, or fails to, has to kvm_gmem_put_new_folio().
  */
 struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order)
 {
+	struct folio *folio = NULL;
 	struct mempolicy *policy;
-	struct folio *folio;
 
 	policy = mpol_shared_policy_lookup(&GMEM_I(inode)->policy, index);
-	folio = filemap_alloc_folio(kvm_gmem_gfp(inode->i_mapping, order), order, policy);
+	/* Who holds no lock may get either kind, see kvm_gmem_insert_folio(). */
+	if (!order && kvm_gmem_is_out(inode, index))
+		folio = kvm_gmem_alloc_from_block(inode, policy);
+	if (!folio)
+		folio = filemap_alloc_folio(kvm_gmem_gfp(inode->i_mapping, order), order,
+					    policy);
 	mpol_cond_put(policy);
 
 	return folio;
+}
+
+/* Free @folio, which is in no file, and never was. */
+void kvm_gmem_put_new_folio(struct folio *folio)
+{
+	if (kvm_gmem_is_of_block(folio))
+		kvm_gmem_park_folio(folio);
+	folio_put(folio);
 }
 
 static void kvm_gmem_zero_page(struct page *page)
@@ -192,11 +209,38 @@ int kvm_gmem_take_out(struct folio *folio, struct direct_map_flush *flush)
 }
 
 /*
- * Put @folio back, if it is out.  False if that isn't possible, and @folio is lost: it is
- * what memory failure has split, and there is no memory to do the same with the direct map.
+ * Put the good pages of @folio back.  What memory failure has struck stays out for good,
+ * lest a CPU touch it, if only by speculation.
+ */
+static bool kvm_gmem_put_back_good_pages(struct folio *folio)
+{
+	long i;
+
+	if (direct_map_split(&folio->page))
+		return false;
+
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		if (!PageHWPoison(folio_page(folio, i)))
+			WARN_ON_ONCE(direct_map_put_back(folio_page(folio, i), 1));
+	}
+	return true;
+}
+
+/*
+ * Put @folio back, if it is out.  If it is of a block, kvm_gmem_split_block() was called.
+ * False if that isn't possible, and @folio is lost: memory failure has struck it, and
+ * there is no memory to treat its pages apart in the direct map.
  */
 bool kvm_gmem_put_back(struct folio *folio)
 {
+	if (kvm_gmem_is_of_block(folio)) {
+		kvm_gmem_leave_block(folio);
+		return true;
+	}
+
+	if (kvm_gmem_folio_is_poisoned(folio))
+		return kvm_gmem_put_back_good_pages(folio);
+
 	return !direct_map_put_back(&folio->page, folio_nr_pages(folio));
 }
 
@@ -211,14 +255,16 @@ static void kvm_gmem_free_out_folio(struct folio *folio)
 	if (!direct_map_has(&folio->page))
 		kvm_gmem_clear_pages(folio);
 
-	if (!kvm_gmem_put_back(folio))
+	if (kvm_gmem_is_of_block(folio))
+		kvm_gmem_park_folio(folio);
+	else if (!kvm_gmem_put_back(folio))
 		kvm_gmem_leak_folio(folio);
 }
 
 const struct address_space_operations kvm_gmem_no_direct_map_aops =
 	KVM_GMEM_AOPS(kvm_gmem_free_out_folio);
 
-/* Give the new @folio its content, if it has none yet, and take it out. */
+/* Give the new @folio its content, if it has none yet, and take it out, if it is in. */
 static int kvm_gmem_hide_new_folio(const struct kvm_gmem_ops *ops, struct folio *folio)
 {
 	struct direct_map_flush flush = {};
@@ -227,15 +273,33 @@ static int kvm_gmem_hide_new_folio(const struct kvm_gmem_ops *ops, struct folio 
 	if (!folio_test_uptodate(folio))
 		kvm_gmem_clear_folio(ops, folio);
 
+	if (kvm_gmem_is_of_block(folio))
+		return 0;
+
 	r = kvm_gmem_take_out(folio, &flush);
 	direct_map_flush(&flush);
 	return r;
 }
 
+/* @folio is of a block, but will be shared: the page was private when it was allocated. */
+static int kvm_gmem_show_new_folio(struct folio *folio)
+{
+	int r = kvm_gmem_split_block(folio);
+
+	if (r)
+		return r;
+
+	/* Nobody's former bytes. */
+	if (!folio_test_uptodate(folio))
+		kvm_gmem_clear_pages(folio);
+	kvm_gmem_leave_block(folio);
+	return 0;
+}
+
 /*
  * Add @folio, which nobody knows yet, to the file at @index.  It is up to date if it has
  * content from user space.  Returns 0, with the folio locked, -EEXIST if another task was
- * faster, or -ENOMEM.
+ * faster, or -ENOMEM; kvm_gmem_put_new_folio() is what is left to do then.
  */
 int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t index)
 {
@@ -251,17 +315,21 @@ int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t inde
 	if (folio_test_uptodate(folio) && ops->fresh)
 		ops->fresh(folio_pfn(folio), folio_order(folio));
 
-	if (is_out) {
+	if (is_out)
 		r = kvm_gmem_hide_new_folio(ops, folio);
-		if (r)
-			return r;
-	}
+	else if (kvm_gmem_is_of_block(folio))
+		r = kvm_gmem_show_new_folio(folio);
+	else
+		r = 0;
+	if (r)
+		return r;
 
 	r = filemap_add_folio(mapping, folio, index,
 			      kvm_gmem_gfp(mapping, folio_order(folio)));
 	if (r) {
 		/* Nobody has split the folio, so this cannot fail. */
-		WARN_ON_ONCE(is_out && !kvm_gmem_put_back(folio));
+		if (is_out && !kvm_gmem_is_of_block(folio))
+			WARN_ON_ONCE(!kvm_gmem_put_back(folio));
 		return r;
 	}
 
@@ -290,7 +358,7 @@ static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
 
 	r = kvm_gmem_insert_folio(f, folio, index);
 	if (r) {
-		folio_put(folio);
+		kvm_gmem_put_new_folio(folio);
 		return ERR_PTR(r);
 	}
 

@@ -72,16 +72,47 @@ static int kvm_gmem_write_add(struct gmem_file *f, pgoff_t index, struct folio *
 	return r;
 }
 
+/*
+ * Fill @page, which is out of the direct map.  It has an address only as long as the copy
+ * lasts, which must not fault then: what can be faulted in is, before.
+ */
+static size_t kvm_gmem_write_copy_out(struct page *page, struct iov_iter *from)
+{
+	size_t copied;
+	void *vaddr;
+
+	while (!fault_in_iov_iter_readable(from, PAGE_SIZE)) {
+		vaddr = direct_map_kmap_local(page);
+		pagefault_disable();
+		copied = copy_from_iter(vaddr, PAGE_SIZE, from);
+		pagefault_enable();
+		direct_map_kunmap_local(vaddr);
+		if (copied == PAGE_SIZE)
+			return copied;
+
+		iov_iter_revert(from, copied);
+		/* A page that goes bad under the copy raises one. */
+		if (signal_pending(current))
+			break;
+		cond_resched();
+	}
+
+	return 0;
+}
+
 /* Fill @folio, which nobody knows yet, with the bytes that come next in @from. */
 static int kvm_gmem_write_copy(struct folio *folio, struct iov_iter *from)
 {
 	size_t size = folio_size(folio);
 	size_t copied;
 
-	copied = copy_folio_from_iter(folio, 0, size, from);
+	if (kvm_gmem_is_of_block(folio))
+		copied = kvm_gmem_write_copy_out(&folio->page, from);
+	else
+		copied = copy_folio_from_iter(folio, 0, size, from);
 	if (copied != size) {
 		iov_iter_revert(from, copied);
-		return -EFAULT;
+		return signal_pending(current) ? -ERESTARTSYS : -EFAULT;
 	}
 
 	flush_dcache_folio(folio);
@@ -107,17 +138,23 @@ static int kvm_gmem_write_folio(struct gmem_file *f, pgoff_t index, unsigned int
 
 	r = kvm_gmem_write_copy(folio, from);
 	if (r)
-		goto out;
+		goto err;
 
 	r = -ERESTARTSYS;
 	if (!kvm_gmem_lock_range(f->inode, index, end, TASK_INTERRUPTIBLE)) {
 		r = kvm_gmem_write_add(f, index, folio, may_private);
 		kvm_gmem_unlock_range(f->inode);
 	}
-	if (r)
+	if (r) {
 		iov_iter_revert(from, folio_size(folio));
-out:
+		goto err;
+	}
+
 	folio_put(folio);
+	return 0;
+
+err:
+	kvm_gmem_put_new_folio(folio);
 	return r;
 }
 

@@ -8,6 +8,8 @@
 #include <linux/list.h>
 #include <linux/xarray.h>
 
+#include <asm/vmx.h>
+
 #include "tdx.h"
 
 /* What base headers don't name. */

@@ -9,7 +9,9 @@
 #include "kvm_test_harness.h"
 
 #include <linux/elf.h>
+#include <linux/perf_event.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #ifdef __x86_64__
 #include <asm/pvclock-abi.h>
@@ -197,15 +199,12 @@ HIDDEN_TEST(filled)
 }
 
 /* Single pages of a block go and come, the rest stays as it is. */
-HIDDEN_TEST(pieces)
+static void pieces(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 flags)
 {
 	u64 pa, page;
 	struct gmem g;
 
-	if (!offered(self->vm, HUGE))
-		SKIP(return, "No large folios in guest_memfd");
-
-	gmem_new(&g, self->vm, 2 * BLOCK, SHARED | HUGE);
+	gmem_new(&g, vm, 2 * BLOCK, flags);
 	gmem_host_fill(&g, 0, 2 * BLOCK, VAL);
 	for (page = 3; page < 2 * BLOCK; page += BLOCK / 4) {
 		pa = physical(g.mem + (page + 1) * PAGE_SIZE);
@@ -215,9 +214,93 @@ HIDDEN_TEST(pieces)
 		expect_hidden(physical(g.mem + page * PAGE_SIZE));
 		gmem_host_check(&g, page - 1, 1, VAL + page - 1);
 		gmem_host_check(&g, page + 1, 1, VAL + page + 1);
-		gmem_guest_check_fill(self->vcpu, &g, page + 1, 1, VAL + page + 1);
+		gmem_guest_check_fill(vcpu, &g, page + 1, 1, VAL + page + 1);
 	}
 	gmem_destroy(&g);
+}
+
+HIDDEN_TEST(pieces)
+{
+	pieces(self->vm, self->vcpu, SHARED);
+}
+
+HIDDEN_TEST(large_pieces)
+{
+	if (!offered(self->vm, HUGE))
+		SKIP(return, "No large folios in guest_memfd");
+
+	pieces(self->vm, self->vcpu, SHARED | HUGE);
+}
+
+/* ---- What it costs ---- */
+
+/* A counter of this task's flushes of the direct map, or -1. */
+static int count_flushes(void)
+{
+	struct perf_event_attr attr = {
+		.size = sizeof(attr),
+		.kprobe_func = (u64)"arch_flush_direct_map",
+	};
+	FILE *f = fopen("/sys/bus/event_source/devices/kprobe/type", "r");
+	int fd = -1;
+
+	if (f && fscanf(f, "%u", &attr.type) == 1)
+		fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+	if (f)
+		fclose(f);
+	return fd;
+}
+
+static u64 nr_flushes(int counter)
+{
+	u64 nr;
+
+	TEST_ASSERT_EQ(read(counter, &nr, sizeof(nr)), sizeof(nr));
+	return nr;
+}
+
+/*
+ * However 4 KiB pages come into the file: each flush is for 2 MiB of them.  What leaves is
+ * in no TLB, hence never flushed.
+ */
+HIDDEN_TEST(flushes)
+{
+	u8 *src = kvm_mmap(BLOCK * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			   MAP_ANONYMOUS | MAP_PRIVATE, -1);
+	int counter = count_flushes();
+	struct gmem g;
+
+	if (counter < 0)
+		SKIP(return, "No kprobes");
+
+	gmem_new(&g, self->vm, NR_MAPPED + 2 * BLOCK, SHARED);
+	gmem_host_fill(&g, 0, BLOCK, VAL);
+	TEST_ASSERT_EQ(nr_flushes(counter), 1);
+	gmem_guest_fill(self->vcpu, &g, BLOCK, BLOCK, VAL + BLOCK);
+	TEST_ASSERT_EQ(nr_flushes(counter), 2);
+	TEST_ASSERT_EQ(pwrite(g.fd, src, BLOCK * PAGE_SIZE, 2 * BLOCK * PAGE_SIZE),
+		       BLOCK * PAGE_SIZE);
+	TEST_ASSERT_EQ(nr_flushes(counter), 3);
+	gmem_allocate(&g, 3 * BLOCK, BLOCK);
+	TEST_ASSERT_EQ(nr_flushes(counter), 4);
+	gmem_host_check(&g, 0, 2 * BLOCK, VAL);
+	gmem_host_check_zero(&g, 2 * BLOCK, 2 * BLOCK);
+
+	gmem_punch(&g, BLOCK / 2, BLOCK);
+	gmem_punch(&g, 7, 1);
+	gmem_host_check(&g, 3 * BLOCK / 2, BLOCK / 2, VAL + 3 * BLOCK / 2);
+	TEST_ASSERT_EQ(nr_flushes(counter), 4);
+	gmem_destroy(&g);
+	TEST_ASSERT_EQ(nr_flushes(counter), 4);
+
+	if (offered(self->vm, HUGE)) {
+		gmem_new(&g, self->vm, 2 * BLOCK, SHARED | HUGE);
+		gmem_host_fill(&g, 0, 2 * BLOCK, VAL);
+		TEST_ASSERT_EQ(nr_flushes(counter), 6);
+		gmem_destroy(&g);
+	}
+	close(counter);
+	kvm_munmap(src, BLOCK * PAGE_SIZE);
 }
 
 /* ---- Who is refused ---- */
@@ -478,6 +561,35 @@ IN_PLACE_TEST(conversions)
 IN_PLACE_TEST(large_conversions)
 {
 	convert_all(self->vm, self->vcpu, BLOCK, SHARED | HUGE);
+}
+
+/* Pages that have come as private ones, from a block, become shared, some or all. */
+IN_PLACE_TEST(block_conversions)
+{
+	u64 pa, page;
+	struct gmem g;
+
+	gmem_new(&g, self->vm, 2 * BLOCK, SHARED);
+	gmem_to_private(&g, 0, 2 * BLOCK, 0);
+	gmem_guest_fill(self->vcpu, &g, 0, 2 * BLOCK, VAL);
+
+	for (page = 3; page < 2 * BLOCK; page += BLOCK / 4) {
+		gmem_to_shared(&g, page, 2, GMEM_PRESERVE);
+		gmem_host_check(&g, page, 2, VAL + page);
+		pa = physical(g.mem + page * PAGE_SIZE);
+		expect_visible(pa, VAL + page);
+		gmem_to_private(&g, page, 1, GMEM_PRESERVE);
+		expect_hidden(pa);
+	}
+	gmem_guest_check_fill(self->vcpu, &g, 0, 2 * BLOCK, VAL);
+
+	gmem_to_shared(&g, BLOCK, BLOCK, GMEM_DISCARD);
+	gmem_host_check_zero(&g, BLOCK, BLOCK);
+	gmem_to_shared(&g, 0, BLOCK, GMEM_PRESERVE);
+	gmem_host_check(&g, 0, BLOCK, VAL);
+	for (page = 0; page < BLOCK; page++)
+		expect_visible(physical(g.mem + page * PAGE_SIZE), VAL + page);
+	gmem_destroy(&g);
 }
 
 /* What is shared may be pinned, and what is pinned does not go private nor out. */

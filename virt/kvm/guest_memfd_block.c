@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * guest_memfd, blocks: single pages that leave the direct map 2 MiB at a time.
+ */
+
+/**
+ * DOC: Blocks
+ *
+ * Memory leaves the direct map at the price of a flush of every CPU's TLB, however much
+ * of it there is.  A single page that is out from the start therefore comes from a block:
+ * 2 MiB that were allocated together, and left the direct map as one entry and with one
+ * flush.  If there is no block to be had, pages are allocated and flushed one by one, for
+ * as many pages as a block has, and no error is reported.
+ *
+ * A page of a block is
+ *
+ * - fresh: it was in no file yet.  What it held in its former life is still there, out
+ *   of reach; it is overwritten before the page enters the file;
+ * - in the file, or about to be;
+ * - parked: it has left the file and was cleared, and cannot be in the direct map while
+ *   others of its block are not.  The block has a reference to it, so that nobody's last
+ *   one frees it.  It is charged to whom it was charged in the file;
+ * - gone: back in the direct map, and a page like any other.
+ *
+ * A block goes back whole, as one entry, when none of its pages is in the file.  If a page
+ * has to go back earlier, as it becomes shared, or has left the file by a hole that is to
+ * free memory, the entry is split.  From then on pages go back one by one.  So does a
+ * block with a page that memory failure has struck: that page stays out for good, as
+ * nobody may touch it even by speculation.
+ *
+ * Where the entry cannot be split for want of memory, a conversion fails before anything
+ * has happened, and what a hole has freed stays parked until the next hole or the end of
+ * the file.
+ *
+ * Blocks are of the node that the policy of the file or of the task wants, and are not
+ * used for policies that spread pages over nodes.  A file has at most 2 MiB a node that
+ * are fresh: these alone are charged to nobody.
+ */
+#include <linux/bitmap.h>
+#include <linux/kvm_host.h>
+#include <linux/mempolicy.h>
+#include <linux/pagemap.h>
+
+#include "gmem_internal.h"
+
+#define GMEM_BLOCK_ORDER	get_order(SZ_2M)
+#define GMEM_BLOCK_PAGES	(SZ_2M >> PAGE_SHIFT)
+
+struct gmem_block {
+	struct gmem_inode *gi;
+	struct page *page;
+	unsigned int nr_fresh;		/* the last of its pages */
+	unsigned int nr_used;		/* in the file, or about to be */
+	bool is_split;			/* so is its entry of the direct map */
+
+	/* In gi->fresh_blocks if there are fresh ones, in gi->parked_blocks if parked. */
+	struct list_head fresh;
+	struct list_head parked;
+
+	/* Pages that the block has a reference to: fresh, parked, or bad. */
+	DECLARE_BITMAP(kept, GMEM_BLOCK_PAGES);
+};
+
+static struct gmem_block *kvm_gmem_block(struct folio *folio)
+{
+	return folio->private;
+}
+
+/* Where do blocks for @policy, or else the task's, come from?  NUMA_NO_NODE: from nowhere. */
+static int kvm_gmem_block_node(struct mempolicy *policy)
+{
+#ifdef CONFIG_NUMA
+	policy = policy ?: current->mempolicy;
+	if (policy && policy->mode != MPOL_LOCAL) {
+		if (policy->mode != MPOL_BIND && policy->mode != MPOL_PREFERRED)
+			return NUMA_NO_NODE;
+		if (!node_isset(numa_mem_id(), policy->nodes))
+			return first_node(policy->nodes);
+	}
+#endif
+	return numa_mem_id();
+}
+
+static bool kvm_gmem_block_is_bad(struct gmem_block *block)
+{
+	int i;
+
+	for (i = 0; i < GMEM_BLOCK_PAGES; i++) {
+		if (PageHWPoison(block->page + i))
+			return true;
+	}
+
+	return false;
+}
+
+/* @page, of a block that is split, goes back, unless it is bad. */
+static void kvm_gmem_block_put_back(struct page *page)
+{
+	set_page_private(page, 0);
+	/* The entry is the page's own, so this takes no memory. */
+	if (!PageHWPoison(page))
+		WARN_ON_ONCE(direct_map_put_back(page, 1));
+}
+
+/* Drop the references of @block, which is split or back as a whole. */
+static void kvm_gmem_block_drop(struct gmem_block *block, unsigned int nr)
+{
+	unsigned int i;
+
+	for_each_set_bit(i, block->kept, nr) {
+		if (block->is_split)
+			kvm_gmem_block_put_back(block->page + i);
+		set_page_private(block->page + i, 0);
+		put_page(block->page + i);
+	}
+	bitmap_clear(block->kept, 0, nr);
+}
+
+/*
+ * Let pages of @block go back one by one, and do so with those that are parked.  Returns
+ * 0, or -ENOMEM, and nothing has changed.
+ */
+static int kvm_gmem_block_split(struct gmem_block *block)
+{
+	int r;
+
+	lockdep_assert_held(&block->gi->blocks_lock);
+
+	if (block->is_split)
+		return 0;
+
+	r = direct_map_split(block->page);
+	if (r)
+		return r;
+
+	block->is_split = true;
+	kvm_gmem_block_drop(block, GMEM_BLOCK_PAGES - block->nr_fresh);
+	list_del_init(&block->parked);
+	return 0;
+}
+
+/*
+ * None of @block's pages is in the file: free them.  False if there is no memory for what
+ * that takes if one of them is bad; whoever trims blocks tries again.
+ */
+static bool kvm_gmem_block_free(struct gmem_block *block)
+{
+	lockdep_assert_held(&block->gi->blocks_lock);
+
+	list_del_init(&block->fresh);
+	list_del_init(&block->parked);
+
+	if (!block->is_split) {
+		if (!kvm_gmem_block_is_bad(block)) {
+			WARN_ON_ONCE(direct_map_put_back(block->page, GMEM_BLOCK_PAGES));
+		} else if (kvm_gmem_block_split(block)) {
+			list_add(&block->parked, &block->gi->parked_blocks);
+			return false;
+		}
+	}
+
+	kvm_gmem_block_drop(block, GMEM_BLOCK_PAGES);
+	kfree(block);
+	return true;
+}
+
+/* A page of @block is no longer used. */
+static void kvm_gmem_block_unuse(struct gmem_block *block)
+{
+	lockdep_assert_held(&block->gi->blocks_lock);
+
+	if (!--block->nr_used && !block->nr_fresh)
+		kvm_gmem_block_free(block);
+}
+
+static struct gmem_block *kvm_gmem_block_new(struct inode *inode, int nid)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	struct direct_map_flush flush = {};
+	struct gmem_block *block;
+	unsigned int i;
+
+	lockdep_assert_held(&gi->blocks_lock);
+
+	/* When memory is in pieces, don't look for whole ones at every page. */
+	if (gi->no_blocks) {
+		gi->no_blocks--;
+		return NULL;
+	}
+	gi->no_blocks = GMEM_BLOCK_PAGES;
+
+	block = kzalloc_obj(*block, GFP_KERNEL_ACCOUNT);
+	if (!block)
+		return NULL;
+
+	block->page = alloc_pages_node(nid, kvm_gmem_gfp(inode->i_mapping, GMEM_BLOCK_ORDER) |
+					    __GFP_THISNODE, GMEM_BLOCK_ORDER);
+	if (!block->page)
+		goto err_block;
+
+	if (direct_map_take_out(block->page, GMEM_BLOCK_PAGES, &flush))
+		goto err_pages;
+	direct_map_flush(&flush);
+
+	split_page(block->page, GMEM_BLOCK_ORDER);
+	for (i = 0; i < GMEM_BLOCK_PAGES; i++)
+		set_page_private(block->page + i, (unsigned long)block);
+
+	block->gi = gi;
+	block->nr_fresh = GMEM_BLOCK_PAGES;
+	bitmap_fill(block->kept, GMEM_BLOCK_PAGES);
+	list_add(&block->fresh, &gi->fresh_blocks);
+	INIT_LIST_HEAD(&block->parked);
+	gi->no_blocks = 0;
+	return block;
+
+err_pages:
+	__free_pages(block->page, GMEM_BLOCK_ORDER);
+err_block:
+	kfree(block);
+	return NULL;
+}
+
+/* Take a fresh page from @block.  NULL if memory failure has struck all there were. */
+static struct page *kvm_gmem_block_take(struct gmem_block *block)
+{
+	struct page *page = NULL;
+	unsigned int i;
+
+	lockdep_assert_held(&block->gi->blocks_lock);
+
+	while (!page && block->nr_fresh) {
+		i = GMEM_BLOCK_PAGES - block->nr_fresh--;
+		if (PageHWPoison(block->page + i))
+			continue;
+
+		__clear_bit(i, block->kept);
+		block->nr_used++;
+		page = block->page + i;
+	}
+
+	if (!block->nr_fresh)
+		list_del_init(&block->fresh);
+	if (!page && !block->nr_used)
+		kvm_gmem_block_free(block);
+	return page;
+}
+
+/**
+ * kvm_gmem_alloc_from_block() - allocate a page that is out of the direct map already
+ * @inode: of the file that it is for
+ * @policy: the file's NUMA policy for the page, or NULL
+ *
+ * The page has no content; its bytes are those of its former life.  Give it to the file,
+ * or kvm_gmem_park_folio().
+ *
+ * Context: May sleep.
+ * Return: The page, with a reference; NULL if the caller has to do without.
+ */
+struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *policy)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	int nid = kvm_gmem_block_node(policy);
+	struct gmem_block *block;
+	struct page *page = NULL;
+
+	/* A block would be larger than the file. */
+	if (nid == NUMA_NO_NODE || i_size_read(inode) < SZ_2M)
+		return NULL;
+
+	mutex_lock(&gi->blocks_lock);
+	list_for_each_entry(block, &gi->fresh_blocks, fresh) {
+		if (page_to_nid(block->page) == nid)
+			break;
+	}
+	if (list_entry_is_head(block, &gi->fresh_blocks, fresh))
+		block = kvm_gmem_block_new(inode, nid);
+	if (block)
+		page = kvm_gmem_block_take(block);
+	mutex_unlock(&gi->blocks_lock);
+
+	return page ? page_folio(page) : NULL;
+}
+
+/**
+ * kvm_gmem_park_folio() - @folio of a block, which is out, leaves the file
+ * @folio: the folio; cleared, or never in the file
+ *
+ * Context: May sleep.  The caller has a reference.
+ */
+void kvm_gmem_park_folio(struct folio *folio)
+{
+	struct gmem_block *block = kvm_gmem_block(folio);
+	struct gmem_inode *gi = block->gi;
+
+	mutex_lock(&gi->blocks_lock);
+	if (block->is_split) {
+		kvm_gmem_block_put_back(&folio->page);
+	} else {
+		folio_get(folio);
+		__set_bit(&folio->page - block->page, block->kept);
+		if (list_empty(&block->parked))
+			list_add(&block->parked, &gi->parked_blocks);
+	}
+	kvm_gmem_block_unuse(block);
+	mutex_unlock(&gi->blocks_lock);
+}
+
+/**
+ * kvm_gmem_split_block() - let @folio, which may be of a block, go back alone
+ * @folio: the folio
+ *
+ * Context: May sleep.
+ * Return: 0, or -ENOMEM.
+ */
+int kvm_gmem_split_block(struct folio *folio)
+{
+	struct gmem_inode *gi;
+	int r;
+
+	if (!kvm_gmem_is_of_block(folio))
+		return 0;
+
+	gi = kvm_gmem_block(folio)->gi;
+	mutex_lock(&gi->blocks_lock);
+	r = kvm_gmem_block_split(kvm_gmem_block(folio));
+	mutex_unlock(&gi->blocks_lock);
+
+	return r;
+}
+
+/**
+ * kvm_gmem_leave_block() - put @folio of a block back into the direct map
+ * @folio: the folio, after kvm_gmem_split_block(); an ordinary one from now on
+ *
+ * Context: May sleep.
+ */
+void kvm_gmem_leave_block(struct folio *folio)
+{
+	struct gmem_block *block = kvm_gmem_block(folio);
+	struct gmem_inode *gi = block->gi;
+
+	mutex_lock(&gi->blocks_lock);
+	WARN_ON_ONCE(!block->is_split);
+	kvm_gmem_block_put_back(&folio->page);
+	kvm_gmem_block_unuse(block);
+	mutex_unlock(&gi->blocks_lock);
+}
+
+/**
+ * kvm_gmem_trim_blocks() - free what is parked
+ * @inode: of the file
+ *
+ * To be called when as much as will has left the file: blocks that are whole then go back
+ * whole.  There may be no memory to split the others, whose pages stay parked.
+ *
+ * Context: May sleep.
+ */
+void kvm_gmem_trim_blocks(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	struct gmem_block *block, *next;
+
+	/* The usual case.  Whoever parks a page trims afterwards. */
+	if (list_empty_careful(&gi->parked_blocks))
+		return;
+
+	mutex_lock(&gi->blocks_lock);
+	list_for_each_entry_safe(block, next, &gi->parked_blocks, parked) {
+		if (block->nr_used)
+			kvm_gmem_block_split(block);
+		else
+			kvm_gmem_block_free(block);
+	}
+	mutex_unlock(&gi->blocks_lock);
+}
+
+/**
+ * kvm_gmem_free_blocks() - free all blocks of a file that has no folios any more
+ * @inode: of the file
+ *
+ * Context: May sleep.
+ */
+void kvm_gmem_free_blocks(struct inode *inode)
+{
+	struct gmem_inode *gi = GMEM_I(inode);
+	struct gmem_block *block, *next;
+
+	mutex_lock(&gi->blocks_lock);
+	list_for_each_entry_safe(block, next, &gi->fresh_blocks, fresh) {
+		WARN_ON_ONCE(block->nr_used);
+		kvm_gmem_block_free(block);
+	}
+
+	list_for_each_entry_safe(block, next, &gi->parked_blocks, parked) {
+		WARN_ON_ONCE(block->nr_used);
+		if (kvm_gmem_block_free(block))
+			continue;
+
+		/* Out and never freed, so that nobody comes upon it. */
+		pr_err_ratelimited("kvm: guest_memfd: no memory to give pages at pfn 0x%lx back, they are lost\n",
+				   page_to_pfn(block->page));
+		list_del(&block->parked);
+	}
+	mutex_unlock(&gi->blocks_lock);
+}
