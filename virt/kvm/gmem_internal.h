@@ -318,6 +318,7 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 
 /* guest_memfd_block.c */
 struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *policy);
+void kvm_gmem_untake_folio(struct folio *folio);
 void kvm_gmem_park_folio(struct folio *folio);
 int kvm_gmem_split_block(struct folio *folio);
 void kvm_gmem_leave_block(struct folio *folio);

@@ -505,7 +505,7 @@ static const char kvm_gmem_name[] = "[kvm-gmem]";
  */
 static void kvm_gmem_leave_direct_map(struct inode *inode)
 {
-	WARN_ON_ONCE(inode->i_mapping->a_ops->free_folio);
+	WARN_ON_ONCE(inode->i_mapping->a_ops->free_folio || GMEM_I(inode)->ops->make_shared);
 	inode->i_mapping->a_ops = &kvm_gmem_no_direct_map_aops;
 
 	direct_map_holes_get();

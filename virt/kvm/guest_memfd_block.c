@@ -14,8 +14,9 @@
  *
  * A page of a block is
  *
- * - fresh: it was in no file yet.  What it held in its former life is still there, out
- *   of reach; it is overwritten before the page enters the file;
+ * - fresh: it is in no file, and was in none.  What it held in its former life is still
+ *   there, out of reach; it is overwritten before the page enters the file.  A page that
+ *   was taken and could not enter is fresh again;
  * - in the file, or about to be;
  * - parked: it has left the file and was cleared, and cannot be in the direct map while
  *   others of its block are not.  The block has a reference to it, so that nobody's last
@@ -49,7 +50,7 @@
 struct gmem_block {
 	struct gmem_inode *gi;
 	struct page *page;
-	unsigned int nr_fresh;		/* the last of its pages */
+	unsigned int nr_fresh;
 	unsigned int nr_used;		/* in the file, or about to be */
 	bool is_split;			/* so is its entry of the direct map */
 
@@ -59,6 +60,7 @@ struct gmem_block {
 
 	/* Pages that the block has a reference to: fresh, parked, or bad. */
 	DECLARE_BITMAP(kept, GMEM_BLOCK_PAGES);
+	DECLARE_BITMAP(is_fresh, GMEM_BLOCK_PAGES);
 };
 
 static struct gmem_block *kvm_gmem_block(struct folio *folio)
@@ -102,18 +104,21 @@ static void kvm_gmem_block_put_back(struct page *page)
 		WARN_ON_ONCE(direct_map_put_back(page, 1));
 }
 
-/* Drop the references of @block, which is split or back as a whole. */
-static void kvm_gmem_block_drop(struct gmem_block *block, unsigned int nr)
+/* Drop the references of @block, which is split or back as a whole, to all but fresh pages. */
+static void kvm_gmem_block_drop(struct gmem_block *block)
 {
 	unsigned int i;
 
-	for_each_set_bit(i, block->kept, nr) {
+	for_each_set_bit(i, block->kept, GMEM_BLOCK_PAGES) {
+		if (test_bit(i, block->is_fresh))
+			continue;
+
+		__clear_bit(i, block->kept);
 		if (block->is_split)
 			kvm_gmem_block_put_back(block->page + i);
 		set_page_private(block->page + i, 0);
 		put_page(block->page + i);
 	}
-	bitmap_clear(block->kept, 0, nr);
 }
 
 /*
@@ -134,7 +139,7 @@ static int kvm_gmem_block_split(struct gmem_block *block)
 		return r;
 
 	block->is_split = true;
-	kvm_gmem_block_drop(block, GMEM_BLOCK_PAGES - block->nr_fresh);
+	kvm_gmem_block_drop(block);
 	list_del_init(&block->parked);
 	return 0;
 }
@@ -159,7 +164,8 @@ static bool kvm_gmem_block_free(struct gmem_block *block)
 		}
 	}
 
-	kvm_gmem_block_drop(block, GMEM_BLOCK_PAGES);
+	bitmap_zero(block->is_fresh, GMEM_BLOCK_PAGES);
+	kvm_gmem_block_drop(block);
 	kfree(block);
 	return true;
 }
@@ -209,6 +215,7 @@ static struct gmem_block *kvm_gmem_block_new(struct inode *inode, int nid)
 	block->gi = gi;
 	block->nr_fresh = GMEM_BLOCK_PAGES;
 	bitmap_fill(block->kept, GMEM_BLOCK_PAGES);
+	bitmap_fill(block->is_fresh, GMEM_BLOCK_PAGES);
 	list_add(&block->fresh, &gi->fresh_blocks);
 	INIT_LIST_HEAD(&block->parked);
 	gi->no_blocks = 0;
@@ -230,7 +237,9 @@ static struct page *kvm_gmem_block_take(struct gmem_block *block)
 	lockdep_assert_held(&block->gi->blocks_lock);
 
 	while (!page && block->nr_fresh) {
-		i = GMEM_BLOCK_PAGES - block->nr_fresh--;
+		i = find_first_bit(block->is_fresh, GMEM_BLOCK_PAGES);
+		__clear_bit(i, block->is_fresh);
+		block->nr_fresh--;
 		if (PageHWPoison(block->page + i))
 			continue;
 
@@ -252,7 +261,7 @@ static struct page *kvm_gmem_block_take(struct gmem_block *block)
  * @policy: the file's NUMA policy for the page, or NULL
  *
  * The page has no content; its bytes are those of its former life.  Give it to the file,
- * or kvm_gmem_park_folio().
+ * or kvm_gmem_untake_folio().
  *
  * Context: May sleep.
  * Return: The page, with a reference; NULL if the caller has to do without.
@@ -283,8 +292,36 @@ struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *p
 }
 
 /**
+ * kvm_gmem_untake_folio() - @folio of a block has not come into the file
+ * @folio: the folio; nobody knows it but the caller
+ *
+ * It is charged to nobody, so it must not wait for the rest of the block: it is the next
+ * to be taken.
+ *
+ * Context: May sleep.  The caller's reference is the block's afterwards.
+ */
+void kvm_gmem_untake_folio(struct folio *folio)
+{
+	struct gmem_block *block = kvm_gmem_block(folio);
+	struct gmem_inode *gi = block->gi;
+	unsigned int i = &folio->page - block->page;
+
+	/* Its bytes are no content for the next index. */
+	folio_clear_uptodate(folio);
+
+	mutex_lock(&gi->blocks_lock);
+	__set_bit(i, block->kept);
+	__set_bit(i, block->is_fresh);
+	block->nr_fresh++;
+	block->nr_used--;
+	if (list_empty(&block->fresh))
+		list_add(&block->fresh, &gi->fresh_blocks);
+	mutex_unlock(&gi->blocks_lock);
+}
+
+/**
  * kvm_gmem_park_folio() - @folio of a block, which is out, leaves the file
- * @folio: the folio; cleared, or never in the file
+ * @folio: the folio, cleared
  *
  * Context: May sleep.  The caller has a reference.
  */
@@ -359,20 +396,23 @@ void kvm_gmem_leave_block(struct folio *folio)
 void kvm_gmem_trim_blocks(struct inode *inode)
 {
 	struct gmem_inode *gi = GMEM_I(inode);
-	struct gmem_block *block, *next;
+	struct gmem_block *block;
+	bool done = false;
 
-	/* The usual case.  Whoever parks a page trims afterwards. */
-	if (list_empty_careful(&gi->parked_blocks))
-		return;
-
-	mutex_lock(&gi->blocks_lock);
-	list_for_each_entry_safe(block, next, &gi->parked_blocks, parked) {
-		if (block->nr_used)
-			kvm_gmem_block_split(block);
+	/* The usual case is that there are none.  Whoever parks a page trims afterwards. */
+	while (!done && !list_empty_careful(&gi->parked_blocks)) {
+		mutex_lock(&gi->blocks_lock);
+		block = list_first_entry_or_null(&gi->parked_blocks, struct gmem_block, parked);
+		/* What succeeds leaves the list. */
+		if (!block)
+			done = true;
+		else if (block->nr_used)
+			done = kvm_gmem_block_split(block);
 		else
-			kvm_gmem_block_free(block);
+			done = !kvm_gmem_block_free(block);
+		mutex_unlock(&gi->blocks_lock);
+		cond_resched();
 	}
-	mutex_unlock(&gi->blocks_lock);
 }
 
 /**

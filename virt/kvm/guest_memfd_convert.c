@@ -696,7 +696,6 @@ static int kvm_gmem_convert(struct gmem_conversion *c)
 		gmem_state_abort(state, &change);
 	else
 		kvm_gmem_commit(c, &change);
-	kvm_gmem_trim_blocks(c->f->inode);
 	return r;
 }
 
@@ -809,6 +808,7 @@ static int kvm_gmem_run_conversion(struct gmem_file *f,
 		kvm_gmem_begin_change(f->inode);
 		r = kvm_gmem_track_state(f->inode) ?: kvm_gmem_convert(&c);
 		kvm_gmem_end_change(f->inode);
+		kvm_gmem_trim_blocks(f->inode);
 
 		trace_kvm_gmem_convert(f->inode->i_ino, c.start, c.end, c.to_private,
 				       c.content, r);

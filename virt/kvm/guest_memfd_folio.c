@@ -133,8 +133,9 @@ struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned 
 void kvm_gmem_put_new_folio(struct folio *folio)
 {
 	if (kvm_gmem_is_of_block(folio))
-		kvm_gmem_park_folio(folio);
-	folio_put(folio);
+		kvm_gmem_untake_folio(folio);
+	else
+		folio_put(folio);
 }
 
 static void kvm_gmem_zero_page(struct page *page)
@@ -216,7 +217,8 @@ static bool kvm_gmem_put_back_good_pages(struct folio *folio)
 {
 	long i;
 
-	if (direct_map_split(&folio->page))
+	/* A page that is bad itself has none. */
+	if (folio_test_large(folio) && direct_map_split(&folio->page))
 		return false;
 
 	for (i = 0; i < folio_nr_pages(folio); i++) {

@@ -75,29 +75,31 @@ static int kvm_gmem_write_add(struct gmem_file *f, pgoff_t index, struct folio *
 /*
  * Fill @page, which is out of the direct map.  It has an address only as long as the copy
  * lasts, which must not fault then: what can be faulted in is, before.
+ *
+ * Go on where the last copy stopped, so that a byte that cannot be read is the first that
+ * is looked at, and give up when there is no progress twice: memory that has gone bad
+ * under the copy must not be read again and again.
  */
 static size_t kvm_gmem_write_copy_out(struct page *page, struct iov_iter *from)
 {
-	size_t copied;
+	size_t copied, done = 0;
+	int nr_stuck = 0;
 	void *vaddr;
 
-	while (!fault_in_iov_iter_readable(from, PAGE_SIZE)) {
+	while (done < PAGE_SIZE && nr_stuck < 2 && !signal_pending(current) &&
+	       !fault_in_iov_iter_readable(from, PAGE_SIZE - done)) {
 		vaddr = direct_map_kmap_local(page);
 		pagefault_disable();
-		copied = copy_from_iter(vaddr, PAGE_SIZE, from);
+		copied = copy_from_iter(vaddr + done, PAGE_SIZE - done, from);
 		pagefault_enable();
 		direct_map_kunmap_local(vaddr);
-		if (copied == PAGE_SIZE)
-			return copied;
 
-		iov_iter_revert(from, copied);
-		/* A page that goes bad under the copy raises one. */
-		if (signal_pending(current))
-			break;
+		done += copied;
+		nr_stuck = copied ? 0 : nr_stuck + 1;
 		cond_resched();
 	}
 
-	return 0;
+	return done;
 }
 
 /* Fill @folio, which nobody knows yet, with the bytes that come next in @from. */
