@@ -78,7 +78,7 @@ deb_arch	:= $(lastword $(subst -, ,$(FLAVOUR)))
 arch_$(deb)	:= $(if $(filter arm64,$(deb_arch)),arm64,x86_64)
 cross_$(deb)	:= $(if $(filter arm64,$(deb_arch)),aarch64-linux-gnu-)
 frags_$(deb)	:= deb $(if $(filter arm64,$(deb_arch)),deb-arm64,deb-x86) $(if $(DEBUG),deb-debug,deb-plain)
-steps_$(deb)	:= $(if $(filter cloud-%,$(FLAVOUR)),12500,46000)
+steps_$(deb)	:= $(if $(filter cloud-%,$(FLAVOUR)),10600,46000)
 
 # Objects are the same in every clone, so that clones share the cache.
 export CCACHE_DIR	:= $(cache)/ccache
