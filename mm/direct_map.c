@@ -106,24 +106,81 @@ void direct_map_flush(const struct direct_map_flush *flush)
 }
 EXPORT_SYMBOL_FOR_KVM(direct_map_flush);
 
+static bool direct_map_has_bad(struct page *page, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		if (PageHWPoison(page + i))
+			return true;
+	}
+
+	return false;
+}
+
+/* Put those of the pages back that are good; what is bad stays where it is. */
+static int direct_map_put_back_good(struct page *page, unsigned long nr)
+{
+	unsigned long i;
+	int r;
+
+	r = nr > 1 ? arch_split_direct_map(page) : 0;
+	if (r)
+		return r;
+
+	/* Each page has an entry of its own now, or is alone: this takes no memory. */
+	for (i = 0; i < nr; i++) {
+		if (!PageHWPoison(page + i))
+			WARN_ON_ONCE(set_direct_map_valid_noflush(page + i, 1, true));
+	}
+	return 0;
+}
+
+/*
+ * Memory failure marks a page, then the machine check's handler takes it out.  What was
+ * marked while it was put back may have been out for that reason.  If so its entry is
+ * split already, and this can't fail; if not, the handler is yet to come.
+ */
+static void direct_map_take_out_bad(struct page *page, unsigned long nr)
+{
+	struct direct_map_flush flush = {};
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		if (PageHWPoison(page + i))
+			direct_map_take_out(page + i, 1, &flush);
+	}
+	direct_map_flush(&flush);
+}
+
 /**
  * direct_map_put_back() - put pages back into the direct map
  * @page: the first of them
- * @nr: how many there are; contiguous
+ * @nr: how many there are; contiguous, in one entry
  *
- * Pages that are there already stay.  Entries that were not present are in no TLB, so
- * there is nothing to flush.
+ * Pages that are there already stay.  Pages that memory failure has struck stay out for
+ * good, lest a CPU touch them, if only by speculation.  Entries that were not present are
+ * in no TLB, so there is nothing to flush.
  *
  * Context: May sleep.
- * Return: 0; -ENOMEM if the range isn't a whole entry and there is no memory to split
- * it.  That can't be if each page that is put back alone was taken out alone, or
- * direct_map_split() has been called for it.
+ * Return: 0; -ENOMEM if there is no memory to split the entry that has the range, and
+ * nothing has changed.  That can be only if the range isn't all of the entry, or memory
+ * failure has struck it, and not after direct_map_split(), nor for a page that was taken
+ * out alone.
  */
 int direct_map_put_back(struct page *page, unsigned long nr)
 {
+	int r;
+
 	might_sleep();
 
-	return set_direct_map_valid_noflush(page, nr, true);
+	if (direct_map_has_bad(page, nr))
+		return direct_map_put_back_good(page, nr);
+
+	r = set_direct_map_valid_noflush(page, nr, true);
+	if (!r && direct_map_has_bad(page, nr))
+		direct_map_take_out_bad(page, nr);
+	return r;
 }
 EXPORT_SYMBOL_FOR_KVM(direct_map_put_back);
 

@@ -261,7 +261,9 @@ struct kvm_gmem_ops {
 	 * @fresh: KVM has written zeros, or what user space has passed to write() or
 	 * userfaultfd, to a page that no one has seen yet.  This is where to do what the
 	 * guest's first access wants done before it, if that access is to the same memory
-	 * but not in the same way.  The folio is locked, or not in the file yet.
+	 * but not in the same way.  The folio is locked, or not in the file yet.  It may be
+	 * out of the direct map; VM types whose answer needs an address there don't have
+	 * GUEST_MEMFD_FLAG_NO_DIRECT_MAP.
 	 */
 	void (*fresh)(kvm_pfn_t pfn, int order);
 

@@ -217,6 +217,46 @@ static void hidden_leave_shared(struct kunit *test)
 	put_page(page);
 }
 
+/*
+ * One page of a large folio is bad, and the machine check's handler has taken it out: that
+ * says nothing of the others.
+ */
+static void hidden_leave_bad(struct kunit *test)
+{
+	struct direct_map_flush flush = {};
+	struct page *pages[2][LARGE];
+	struct folio *folio;
+	int i, j;
+
+	KUNIT_ASSERT_EQ(test, convert(4, 8, true, 0), 0);
+	for (i = 0; i < 2; i++) {
+		fill_block(LARGE * i, 0x10);
+		folio = page_folio(page_at(LARGE * i));
+		for (j = 0; j < LARGE; j++)
+			pages[i][j] = folio_page(folio, j);
+		folio_get(folio);
+		SetPageHWPoison(pages[i][0]);
+		folio_set_has_hwpoisoned(folio);
+	}
+	KUNIT_ASSERT_EQ(test, direct_map_take_out(pages[0][0], 1, &flush), 0);
+	direct_map_flush(&flush);
+
+	KUNIT_EXPECT_EQ(test, punch(0, 2 * LARGE), 0);
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_FALSE(test, direct_map_has(pages[i][0]));
+		for (j = 1; j < LARGE; j++) {
+			KUNIT_ASSERT_TRUE(test, direct_map_has(pages[i][j]));
+			/* What was shared may be an orphan in someone's hands. */
+			KUNIT_EXPECT_NULL(test, memchr_inv(page_address(pages[i][j]),
+							   i ? 0 : 0x10 + j, PAGE_SIZE));
+		}
+		ClearPageHWPoison(pages[i][0]);
+		KUNIT_EXPECT_EQ(test, direct_map_put_back(pages[i][0], 1), 0);
+		folio_clear_has_hwpoisoned(page_folio(pages[i][0]));
+		folio_put(page_folio(pages[i][0]));
+	}
+}
+
 /* A piece of a folio that is out leaves, the rest stays out. */
 static void hidden_leave_piece(struct kunit *test)
 {
@@ -242,7 +282,7 @@ static void hidden_loses_race(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, convert(0, 4, true, 0), 0);
 	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
 
-	folio = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0);
+	folio = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0, true);
 	KUNIT_ASSERT_NOT_NULL(test, folio);
 	page = &folio->page;
 
@@ -448,8 +488,8 @@ static void blocks_lose_race(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, convert(0, 8, true, 0), 0);
 	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
-	late = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0);
-	shown = kvm_gmem_alloc_folio(dbl->f->inode, 4, 0);
+	late = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0, true);
+	shown = kvm_gmem_alloc_folio(dbl->f->inode, 4, 0, true);
 	KUNIT_ASSERT_NOT_NULL(test, late);
 	KUNIT_ASSERT_NOT_NULL(test, shown);
 	page = &shown->page;
@@ -462,7 +502,7 @@ static void blocks_lose_race(struct kunit *test)
 	kvm_gmem_put_new_folio(late);
 	/* However often that is, it uses nothing up, and leaves no content behind. */
 	for (i = 0; i < 2 * BLOCK_PAGES; i++) {
-		KUNIT_EXPECT_PTR_EQ(test, kvm_gmem_alloc_folio(dbl->f->inode, 0, 0), late);
+		KUNIT_EXPECT_PTR_EQ(test, kvm_gmem_alloc_folio(dbl->f->inode, 0, 0, true), late);
 		KUNIT_EXPECT_FALSE(test, folio_test_uptodate(late));
 		kvm_gmem_put_new_folio(late);
 	}
@@ -476,6 +516,19 @@ static void blocks_lose_race(struct kunit *test)
 	expect_hidden(test);
 	close_file();
 	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* @page was bad, for a test, and is in nobody's hands but the caller's. */
+static void heal(struct kunit *test, struct page *page)
+{
+	ClearPageHWPoison(page);
+	KUNIT_EXPECT_EQ(test, direct_map_put_back(page, 1), 0);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
+	/* While it was out, "unpoison" must not have found it unused. */
+	KUNIT_EXPECT_GT(test, page_count(page), 1);
+	while (page_count(page) > 1)
+		put_page(page);
+	put_page(page);
 }
 
 /* A page that memory failure has struck stays out for good, the others don't. */
@@ -500,15 +553,45 @@ static void blocks_bad_page(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 2);
 	KUNIT_EXPECT_FALSE(test, direct_map_has(bad));
 	KUNIT_EXPECT_FALSE(test, direct_map_has(fresh));
-	KUNIT_EXPECT_EQ(test, page_count(bad), 1);
-	KUNIT_EXPECT_EQ(test, page_count(fresh), 1);
+	heal(test, bad);
+	heal(test, fresh);
+}
 
-	ClearPageHWPoison(bad);
-	ClearPageHWPoison(fresh);
-	KUNIT_EXPECT_EQ(test, direct_map_put_back(bad, 1), 0);
-	KUNIT_EXPECT_EQ(test, direct_map_put_back(fresh, 1), 0);
-	put_page(bad);
-	put_page(fresh);
+/* What nobody needs at the moment goes back when memory is short, and no new block comes. */
+static void blocks_shrink(struct kunit *test)
+{
+	struct mutex *lock = &GMEM_I(dbl->f->inode)->blocks_lock;
+	struct folio *folio;
+
+	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
+	fill(3, 0x33);
+	mutex_lock(lock);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_shrink_blocks(BLOCK_PAGES), 0);
+	mutex_unlock(lock);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES);
+
+	KUNIT_EXPECT_EQ(test, kvm_gmem_shrink_blocks(1), BLOCK_PAGES - 4);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 4);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_shrink_blocks(1), 0);
+	KUNIT_ASSERT_EQ(test, allocate(4, 5), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 5);
+	KUNIT_EXPECT_EQ(test, byte_at(3), 0x33);
+	expect_hidden(test);
+	KUNIT_EXPECT_EQ(test, punch(0, 5), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+
+	/* A block of which no page is in the file. */
+	GMEM_I(dbl->f->inode)->no_blocks = 0;
+	folio = kvm_gmem_alloc_folio(dbl->f->inode, 0, 0, true);
+	KUNIT_ASSERT_NOT_NULL(test, folio);
+	kvm_gmem_put_new_folio(folio);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_shrink_blocks(1), BLOCK_PAGES);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+
+	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
 }
 
 static int blocks_init(struct kunit *test)
@@ -553,6 +636,7 @@ static struct kunit_case hidden_cases[] = {
 	KUNIT_CASE(hidden_fails),
 	KUNIT_CASE(hidden_leave),
 	KUNIT_CASE(hidden_leave_shared),
+	KUNIT_CASE(hidden_leave_bad),
 	KUNIT_CASE(hidden_leave_piece),
 	KUNIT_CASE(hidden_loses_race),
 	KUNIT_CASE_SLOW(hidden_machine),
@@ -586,6 +670,7 @@ static struct kunit_case blocks_cases[] = {
 	KUNIT_CASE(blocks_convert),
 	KUNIT_CASE(blocks_lose_race),
 	KUNIT_CASE(blocks_bad_page),
+	KUNIT_CASE(blocks_shrink),
 	{}
 };
 

@@ -143,9 +143,11 @@ struct gmem_inode {
 
 	/*
 	 * Blocks with fresh pages, and those with parked ones; how many pages to allocate
-	 * before trying for another block.  See "Blocks".
+	 * before trying for another block.  The file is in a list of those with fresh
+	 * pages, whom the shrinker asks.  See "Blocks".
 	 */
 	struct mutex blocks_lock;
+	struct list_head blocks_entry;
 	struct list_head fresh_blocks;
 	struct list_head parked_blocks;
 	unsigned int no_blocks;
@@ -269,12 +271,6 @@ static inline bool kvm_gmem_folio_is_poisoned(struct folio *folio)
 struct file *kvm_gmem_create_file(struct kvm *kvm, const struct kvm_gmem_ops *ops,
 				  loff_t size, u64 flags);
 
-/* Is @folio a page of a block?  Stable for whoever adds it to the file, or takes it away. */
-static inline bool kvm_gmem_is_of_block(struct folio *folio)
-{
-	return folio->private && folio->private != KVM_GMEM_FOLIO_LEAKED;
-}
-
 /* guest_memfd_bind.c */
 void kvm_gmem_slot_range(struct kvm_memory_slot *slot, pgoff_t start, pgoff_t end,
 			 struct kvm_gfn_range *range);
@@ -317,6 +313,8 @@ void kvm_gmem_release_inode_range(struct inode *inode, pgoff_t start, pgoff_t en
 	     (slot) = kvm_gmem_next_binding((slot), (start), (end)))
 
 /* guest_memfd_block.c */
+int kvm_gmem_init_blocks(void);
+void kvm_gmem_exit_blocks(void);
 struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *policy);
 void kvm_gmem_untake_folio(struct folio *folio);
 void kvm_gmem_park_folio(struct folio *folio);
@@ -324,6 +322,13 @@ int kvm_gmem_split_block(struct folio *folio);
 void kvm_gmem_leave_block(struct folio *folio);
 void kvm_gmem_trim_blocks(struct inode *inode);
 void kvm_gmem_free_blocks(struct inode *inode);
+unsigned long kvm_gmem_shrink_blocks(unsigned long nr);
+
+/* Is @folio a page of a block?  Stable for whoever adds it to the file, or takes it away. */
+static inline bool kvm_gmem_is_of_block(struct folio *folio)
+{
+	return folio->private && folio->private != KVM_GMEM_FOLIO_LEAKED;
+}
 
 /* guest_memfd_fault.c */
 vm_fault_t kvm_gmem_fault(struct vm_fault *vmf);
@@ -333,7 +338,8 @@ struct file *kvm_gmem_get_file(struct kvm_memory_slot *slot);
 extern const struct address_space_operations kvm_gmem_no_direct_map_aops;
 
 gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order);
-struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order);
+struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order,
+				   bool may_be_out);
 void kvm_gmem_put_new_folio(struct folio *folio);
 int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t index);
 bool kvm_gmem_may_be_large(struct inode *inode, pgoff_t start, pgoff_t end);

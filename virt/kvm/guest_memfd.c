@@ -799,6 +799,7 @@ static void kvm_gmem_init_inode_once(void *__gi)
 	INIT_LIST_HEAD(&gi->files);
 	gmem_state_init(&gi->state, false);
 	mutex_init(&gi->blocks_lock);
+	INIT_LIST_HEAD(&gi->blocks_entry);
 	INIT_LIST_HEAD(&gi->fresh_blocks);
 	INIT_LIST_HEAD(&gi->parked_blocks);
 }
@@ -865,6 +866,7 @@ int kvm_gmem_init(struct module *module)
 	struct kmem_cache_args args = {
 		.ctor = kvm_gmem_init_inode_once,
 	};
+	int r;
 
 	kvm_gmem_fops.owner = module;
 	kvm_gmem_inode_cachep = kmem_cache_create("kvm_gmem_inode_cache",
@@ -873,14 +875,24 @@ int kvm_gmem_init(struct module *module)
 	if (!kvm_gmem_inode_cachep)
 		return -ENOMEM;
 
+	r = kvm_gmem_init_blocks();
+	if (r)
+		goto err_cache;
+
 	kvm_gmem_mnt = kern_mount(&kvm_gmem_fs);
 	if (IS_ERR(kvm_gmem_mnt)) {
-		kmem_cache_destroy(kvm_gmem_inode_cachep);
-		return PTR_ERR(kvm_gmem_mnt);
+		r = PTR_ERR(kvm_gmem_mnt);
+		goto err_blocks;
 	}
 
 	kvm_gmem_mnt->mnt_flags |= MNT_NOEXEC;
 	return 0;
+
+err_blocks:
+	kvm_gmem_exit_blocks();
+err_cache:
+	kmem_cache_destroy(kvm_gmem_inode_cachep);
+	return r;
 }
 
 void kvm_gmem_exit(void)
@@ -889,5 +901,6 @@ void kvm_gmem_exit(void)
 	kvm_gmem_mnt = NULL;
 	/* Inodes are freed by RCU. */
 	rcu_barrier();
+	kvm_gmem_exit_blocks();
 	kmem_cache_destroy(kvm_gmem_inode_cachep);
 }

@@ -35,12 +35,16 @@
  *
  * Blocks are of the node that the policy of the file or of the task wants, and are not
  * used for policies that spread pages over nodes.  A file has at most 2 MiB a node that
- * are fresh: these alone are charged to nobody.
+ * are fresh.  They are charged to the memory cgroup of whoever had the block allocated, as
+ * kernel memory, and a shrinker has them back when memory is short.
  */
 #include <linux/bitmap.h>
 #include <linux/kvm_host.h>
+#include <linux/memcontrol.h>
 #include <linux/mempolicy.h>
 #include <linux/pagemap.h>
+#include <linux/shrinker.h>
+#include <linux/workqueue.h>
 
 #include "gmem_internal.h"
 
@@ -63,6 +67,17 @@ struct gmem_block {
 	DECLARE_BITMAP(is_fresh, GMEM_BLOCK_PAGES);
 };
 
+/*
+ * Files that may have fresh pages, and how many of these there are in all.  The lock
+ * nests in blocks_lock.
+ */
+static LIST_HEAD(gmem_blocks_files);
+static DEFINE_MUTEX(gmem_blocks_files_lock);
+static atomic_long_t gmem_nr_fresh;
+
+static struct shrinker *gmem_blocks_shrinker;
+static atomic_long_t gmem_nr_to_shrink;
+
 static struct gmem_block *kvm_gmem_block(struct folio *folio)
 {
 	return folio->private;
@@ -83,16 +98,17 @@ static int kvm_gmem_block_node(struct mempolicy *policy)
 	return numa_mem_id();
 }
 
-static bool kvm_gmem_block_is_bad(struct gmem_block *block)
+/* There are @nr more fresh pages in @block, or less. */
+static void kvm_gmem_block_add_fresh(struct gmem_block *block, int nr)
 {
-	int i;
+	lockdep_assert_held(&block->gi->blocks_lock);
 
-	for (i = 0; i < GMEM_BLOCK_PAGES; i++) {
-		if (PageHWPoison(block->page + i))
-			return true;
-	}
-
-	return false;
+	block->nr_fresh += nr;
+	atomic_long_add(nr, &gmem_nr_fresh);
+	if (!block->nr_fresh)
+		list_del_init(&block->fresh);
+	else if (list_empty(&block->fresh))
+		list_add(&block->fresh, &block->gi->fresh_blocks);
 }
 
 /* @page, of a block that is split, goes back, unless it is bad. */
@@ -100,14 +116,15 @@ static void kvm_gmem_block_put_back(struct page *page)
 {
 	set_page_private(page, 0);
 	/* The entry is the page's own, so this takes no memory. */
-	if (!PageHWPoison(page))
-		WARN_ON_ONCE(direct_map_put_back(page, 1));
+	WARN_ON_ONCE(direct_map_put_back(page, 1));
 }
 
 /* Drop the references of @block, which is split or back as a whole, to all but fresh pages. */
 static void kvm_gmem_block_drop(struct gmem_block *block)
 {
 	unsigned int i;
+
+	lockdep_assert_held(&block->gi->blocks_lock);
 
 	for_each_set_bit(i, block->kept, GMEM_BLOCK_PAGES) {
 		if (test_bit(i, block->is_fresh))
@@ -117,7 +134,9 @@ static void kvm_gmem_block_drop(struct gmem_block *block)
 		if (block->is_split)
 			kvm_gmem_block_put_back(block->page + i);
 		set_page_private(block->page + i, 0);
-		put_page(block->page + i);
+		/* A bad page stays out, so "unpoison" must not get it into the allocator. */
+		if (!PageHWPoison(block->page + i))
+			put_page(block->page + i);
 	}
 }
 
@@ -152,19 +171,16 @@ static bool kvm_gmem_block_free(struct gmem_block *block)
 {
 	lockdep_assert_held(&block->gi->blocks_lock);
 
-	list_del_init(&block->fresh);
-	list_del_init(&block->parked);
+	kvm_gmem_block_add_fresh(block, -block->nr_fresh);
+	bitmap_zero(block->is_fresh, GMEM_BLOCK_PAGES);
 
-	if (!block->is_split) {
-		if (!kvm_gmem_block_is_bad(block)) {
-			WARN_ON_ONCE(direct_map_put_back(block->page, GMEM_BLOCK_PAGES));
-		} else if (kvm_gmem_block_split(block)) {
+	if (!block->is_split && direct_map_put_back(block->page, GMEM_BLOCK_PAGES)) {
+		if (list_empty(&block->parked))
 			list_add(&block->parked, &block->gi->parked_blocks);
-			return false;
-		}
+		return false;
 	}
 
-	bitmap_zero(block->is_fresh, GMEM_BLOCK_PAGES);
+	list_del(&block->parked);
 	kvm_gmem_block_drop(block);
 	kfree(block);
 	return true;
@@ -200,7 +216,7 @@ static struct gmem_block *kvm_gmem_block_new(struct inode *inode, int nid)
 		return NULL;
 
 	block->page = alloc_pages_node(nid, kvm_gmem_gfp(inode->i_mapping, GMEM_BLOCK_ORDER) |
-					    __GFP_THISNODE, GMEM_BLOCK_ORDER);
+					    __GFP_THISNODE | __GFP_ACCOUNT, GMEM_BLOCK_ORDER);
 	if (!block->page)
 		goto err_block;
 
@@ -213,12 +229,17 @@ static struct gmem_block *kvm_gmem_block_new(struct inode *inode, int nid)
 		set_page_private(block->page + i, (unsigned long)block);
 
 	block->gi = gi;
-	block->nr_fresh = GMEM_BLOCK_PAGES;
 	bitmap_fill(block->kept, GMEM_BLOCK_PAGES);
 	bitmap_fill(block->is_fresh, GMEM_BLOCK_PAGES);
-	list_add(&block->fresh, &gi->fresh_blocks);
+	INIT_LIST_HEAD(&block->fresh);
 	INIT_LIST_HEAD(&block->parked);
+	kvm_gmem_block_add_fresh(block, GMEM_BLOCK_PAGES);
 	gi->no_blocks = 0;
+
+	mutex_lock(&gmem_blocks_files_lock);
+	if (list_empty(&gi->blocks_entry))
+		list_add_tail(&gi->blocks_entry, &gmem_blocks_files);
+	mutex_unlock(&gmem_blocks_files_lock);
 	return block;
 
 err_pages:
@@ -239,17 +260,17 @@ static struct page *kvm_gmem_block_take(struct gmem_block *block)
 	while (!page && block->nr_fresh) {
 		i = find_first_bit(block->is_fresh, GMEM_BLOCK_PAGES);
 		__clear_bit(i, block->is_fresh);
-		block->nr_fresh--;
+		kvm_gmem_block_add_fresh(block, -1);
 		if (PageHWPoison(block->page + i))
 			continue;
 
 		__clear_bit(i, block->kept);
 		block->nr_used++;
 		page = block->page + i;
+		/* The file charges it as what it is there. */
+		memcg_kmem_uncharge_page(page, 0);
 	}
 
-	if (!block->nr_fresh)
-		list_del_init(&block->fresh);
 	if (!page && !block->nr_used)
 		kvm_gmem_block_free(block);
 	return page;
@@ -295,8 +316,8 @@ struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *p
  * kvm_gmem_untake_folio() - @folio of a block has not come into the file
  * @folio: the folio; nobody knows it but the caller
  *
- * It is charged to nobody, so it must not wait for the rest of the block: it is the next
- * to be taken.
+ * It is the next to be taken.  If the cgroup is full it is charged to nobody until then;
+ * there are never more of these than tasks that have failed at the same time.
  *
  * Context: May sleep.  The caller's reference is the block's afterwards.
  */
@@ -308,14 +329,14 @@ void kvm_gmem_untake_folio(struct folio *folio)
 
 	/* Its bytes are no content for the next index. */
 	folio_clear_uptodate(folio);
+	/* Whether it succeeds or not. */
+	memcg_kmem_charge_page(&folio->page, GFP_KERNEL_ACCOUNT | __GFP_NORETRY, 0);
 
 	mutex_lock(&gi->blocks_lock);
 	__set_bit(i, block->kept);
 	__set_bit(i, block->is_fresh);
-	block->nr_fresh++;
 	block->nr_used--;
-	if (list_empty(&block->fresh))
-		list_add(&block->fresh, &gi->fresh_blocks);
+	kvm_gmem_block_add_fresh(block, 1);
 	mutex_unlock(&gi->blocks_lock);
 }
 
@@ -426,6 +447,11 @@ void kvm_gmem_free_blocks(struct inode *inode)
 	struct gmem_inode *gi = GMEM_I(inode);
 	struct gmem_block *block, *next;
 
+	/* From now on the shrinker doesn't know the file. */
+	mutex_lock(&gmem_blocks_files_lock);
+	list_del_init(&gi->blocks_entry);
+	mutex_unlock(&gmem_blocks_files_lock);
+
 	mutex_lock(&gi->blocks_lock);
 	list_for_each_entry_safe(block, next, &gi->fresh_blocks, fresh) {
 		WARN_ON_ONCE(block->nr_used);
@@ -443,4 +469,118 @@ void kvm_gmem_free_blocks(struct inode *inode)
 		list_del(&block->parked);
 	}
 	mutex_unlock(&gi->blocks_lock);
+}
+
+/*
+ * Give the fresh pages of a file back.  As many as there are, and no new ones soon: memory
+ * is short.  Returns how many they were.
+ */
+static unsigned long kvm_gmem_shrink_file(struct gmem_inode *gi)
+{
+	struct gmem_block *block, *next;
+	unsigned long nr = 0;
+
+	lockdep_assert_held(&gi->blocks_lock);
+
+	list_for_each_entry_safe(block, next, &gi->fresh_blocks, fresh) {
+		unsigned int nr_fresh = block->nr_fresh;
+
+		if (!block->nr_used) {
+			if (kvm_gmem_block_free(block))
+				nr += nr_fresh;
+			continue;
+		}
+
+		if (kvm_gmem_block_split(block))
+			continue;
+
+		kvm_gmem_block_add_fresh(block, -nr_fresh);
+		bitmap_zero(block->is_fresh, GMEM_BLOCK_PAGES);
+		kvm_gmem_block_drop(block);
+		nr += nr_fresh;
+	}
+
+	gi->no_blocks = GMEM_BLOCK_PAGES;
+	return nr;
+}
+
+/**
+ * kvm_gmem_shrink_blocks() - give fresh pages back
+ * @nr: how many there should be; whole files' are given, so it may be more
+ *
+ * A file that is busy with its blocks is passed over.
+ *
+ * Context: May sleep.
+ * Return: How many there were.
+ */
+unsigned long kvm_gmem_shrink_blocks(unsigned long nr)
+{
+	struct gmem_inode *gi, *next;
+	unsigned long freed = 0;
+	LIST_HEAD(done);
+
+	mutex_lock(&gmem_blocks_files_lock);
+	list_for_each_entry_safe(gi, next, &gmem_blocks_files, blocks_entry) {
+		if (freed >= nr)
+			break;
+
+		/* Others first the next time. */
+		list_move_tail(&gi->blocks_entry, &done);
+		/* The other way round than whoever enters a file in the list. */
+		if (!mutex_trylock(&gi->blocks_lock))
+			continue;
+
+		freed += kvm_gmem_shrink_file(gi);
+		mutex_unlock(&gi->blocks_lock);
+	}
+	list_splice_tail(&done, &gmem_blocks_files);
+	mutex_unlock(&gmem_blocks_files_lock);
+
+	return freed;
+}
+
+static unsigned long kvm_gmem_count_objects(struct shrinker *shrinker,
+					    struct shrink_control *sc)
+{
+	return atomic_long_read(&gmem_nr_fresh) ?: SHRINK_EMPTY;
+}
+
+static void kvm_gmem_shrink_work(struct work_struct *work)
+{
+	kvm_gmem_shrink_blocks(atomic_long_xchg(&gmem_nr_to_shrink, 0));
+}
+
+static DECLARE_WORK(gmem_shrink_work, kvm_gmem_shrink_work);
+
+/*
+ * Whoever is short of memory may be about to split the direct map, with its lock held.  So
+ * another task does it, some time later; for the caller the pages are as good as freed.
+ */
+static unsigned long kvm_gmem_scan_objects(struct shrinker *shrinker,
+					   struct shrink_control *sc)
+{
+	atomic_long_add(sc->nr_to_scan, &gmem_nr_to_shrink);
+	schedule_work(&gmem_shrink_work);
+	return sc->nr_to_scan;
+}
+
+/* Before the first file is created. */
+int kvm_gmem_init_blocks(void)
+{
+	gmem_blocks_shrinker = shrinker_alloc(0, "kvm-gmem-blocks");
+	if (!gmem_blocks_shrinker)
+		return -ENOMEM;
+
+	gmem_blocks_shrinker->count_objects = kvm_gmem_count_objects;
+	gmem_blocks_shrinker->scan_objects = kvm_gmem_scan_objects;
+	shrinker_register(gmem_blocks_shrinker);
+	return 0;
+}
+
+/* After the last one is gone. */
+void kvm_gmem_exit_blocks(void)
+{
+	shrinker_free(gmem_blocks_shrinker);
+	flush_work(&gmem_shrink_work);
+	WARN_ON_ONCE(!list_empty(&gmem_blocks_files));
 }

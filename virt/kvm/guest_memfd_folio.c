@@ -68,8 +68,8 @@
  * - An entry of the direct map is never larger than the folio in it that is out: before a
  *   folio is split, the entry is, while that may fail.  So putting back changes whole
  *   entries, takes no memory, and cannot fail.  Memory failure alone splits a folio without
- *   asking, and a page that it has struck stays out for good; if there is no memory when
- *   the others are put back, they are leaked.
+ *   asking, and a page that it has struck stays out for good, and in nobody's hands; if
+ *   there is no memory when the others are put back, they are leaked.
  * - Who has to touch a page that is out uses direct_map_kmap_local(), page by page.
  *
  * GUP refuses all pages of files of fixed state, by a flag of the mapping.
@@ -109,17 +109,19 @@ gfp_t kvm_gmem_gfp(struct address_space *mapping, unsigned int order)
 
 /*
  * Allocate a folio of @order for @index, which is aligned, where mbind() wants it.  NULL
- * if there is none.  A single page that will be out may be out already: whoever doesn't
- * add it to the file, or fails to, has to kvm_gmem_put_new_folio().
+ * if there is none.  A single page that will be out may be out already, if the caller
+ * @may_be_out: whoever doesn't add it to the file, or fails to, has to
+ * kvm_gmem_put_new_folio().
  */
-struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order)
+struct folio *kvm_gmem_alloc_folio(struct inode *inode, pgoff_t index, unsigned int order,
+				   bool may_be_out)
 {
 	struct folio *folio = NULL;
 	struct mempolicy *policy;
 
 	policy = mpol_shared_policy_lookup(&GMEM_I(inode)->policy, index);
 	/* Who holds no lock may get either kind, see kvm_gmem_insert_folio(). */
-	if (!order && kvm_gmem_is_out(inode, index))
+	if (may_be_out && !order && kvm_gmem_is_out(inode, index))
 		folio = kvm_gmem_alloc_from_block(inode, policy);
 	if (!folio)
 		folio = filemap_alloc_folio(kvm_gmem_gfp(inode->i_mapping, order), order,
@@ -210,25 +212,6 @@ int kvm_gmem_take_out(struct folio *folio, struct direct_map_flush *flush)
 }
 
 /*
- * Put the good pages of @folio back.  What memory failure has struck stays out for good,
- * lest a CPU touch it, if only by speculation.
- */
-static bool kvm_gmem_put_back_good_pages(struct folio *folio)
-{
-	long i;
-
-	/* A page that is bad itself has none. */
-	if (folio_test_large(folio) && direct_map_split(&folio->page))
-		return false;
-
-	for (i = 0; i < folio_nr_pages(folio); i++) {
-		if (!PageHWPoison(folio_page(folio, i)))
-			WARN_ON_ONCE(direct_map_put_back(folio_page(folio, i), 1));
-	}
-	return true;
-}
-
-/*
  * Put @folio back, if it is out.  If it is of a block, kvm_gmem_split_block() was called.
  * False if that isn't possible, and @folio is lost: memory failure has struck it, and
  * there is no memory to treat its pages apart in the direct map.
@@ -240,10 +223,18 @@ bool kvm_gmem_put_back(struct folio *folio)
 		return true;
 	}
 
-	if (kvm_gmem_folio_is_poisoned(folio))
-		return kvm_gmem_put_back_good_pages(folio);
-
 	return !direct_map_put_back(&folio->page, folio_nr_pages(folio));
+}
+
+/* Is @folio, which is in no file, out?  A bad page may be for that reason alone. */
+static bool kvm_gmem_folio_is_out(struct folio *folio)
+{
+	long i, nr = folio_nr_pages(folio);
+
+	for (i = 0; i < nr - 1 && PageHWPoison(folio_page(folio, i)); i++)
+		;
+
+	return !direct_map_has(folio_page(folio, i));
 }
 
 /*
@@ -253,9 +244,13 @@ bool kvm_gmem_put_back(struct folio *folio)
  */
 static void kvm_gmem_free_out_folio(struct folio *folio)
 {
-	/* While it is out, so that there is never anything to read. */
-	if (!direct_map_has(&folio->page))
+	if (kvm_gmem_folio_is_out(folio)) {
+		/* Before it is back, so that there is never anything to read. */
 		kvm_gmem_clear_pages(folio);
+		/* It stays out, so "unpoison" must not get it into the allocator. */
+		if (folio_test_hwpoison(folio) && !folio_test_large(folio))
+			folio_get(folio);
+	}
 
 	if (kvm_gmem_is_of_block(folio))
 		kvm_gmem_park_folio(folio);
@@ -310,28 +305,25 @@ int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t inde
 	bool is_out = kvm_gmem_is_out(f->inode, index);
 	long nr_pages = folio_nr_pages(folio);
 	bool is_private;
-	int r;
+	int r = 0;
 
 	lockdep_assert_held(&mapping->invalidate_lock);
 
-	if (folio_test_uptodate(folio) && ops->fresh)
-		ops->fresh(folio_pfn(folio), folio_order(folio));
-
-	if (is_out)
-		r = kvm_gmem_hide_new_folio(ops, folio);
-	else if (kvm_gmem_is_of_block(folio))
+	if (!is_out && kvm_gmem_is_of_block(folio))
 		r = kvm_gmem_show_new_folio(folio);
-	else
-		r = 0;
+	if (!r && folio_test_uptodate(folio) && ops->fresh)
+		ops->fresh(folio_pfn(folio), folio_order(folio));
+	if (!r && is_out)
+		r = kvm_gmem_hide_new_folio(ops, folio);
 	if (r)
 		return r;
 
 	r = filemap_add_folio(mapping, folio, index,
 			      kvm_gmem_gfp(mapping, folio_order(folio)));
 	if (r) {
-		/* Nobody has split the folio, so this cannot fail. */
-		if (is_out && !kvm_gmem_is_of_block(folio))
-			WARN_ON_ONCE(!kvm_gmem_put_back(folio));
+		/* Nobody has split the folio, so memory failure alone makes this fail. */
+		if (is_out && !kvm_gmem_is_of_block(folio) && !kvm_gmem_put_back(folio))
+			kvm_gmem_leak_folio(folio);
 		return r;
 	}
 
@@ -354,7 +346,7 @@ static struct folio *kvm_gmem_add_folio(struct gmem_file *f, pgoff_t index,
 	struct folio *folio;
 	int r;
 
-	folio = kvm_gmem_alloc_folio(f->inode, index, order);
+	folio = kvm_gmem_alloc_folio(f->inode, index, order, true);
 	if (!folio)
 		return ERR_PTR(-ENOMEM);
 

@@ -291,17 +291,9 @@ static struct folio *kvm_gmem_uffd_get(struct inode *inode, pgoff_t index)
 /* UFFDIO_COPY, UFFDIO_ZEROPAGE: a page that mm fills before it is added. */
 static struct folio *kvm_gmem_uffd_alloc(struct vm_area_struct *vma, unsigned long addr)
 {
-	struct inode *inode = file_inode(vma->vm_file);
-	struct mempolicy *policy;
-	struct folio *folio;
-
-	/* Not from a block: mm fills it by the direct map, and knows how to free it. */
-	policy = mpol_shared_policy_lookup(&GMEM_I(inode)->policy,
-					   linear_page_index(vma, addr));
-	folio = filemap_alloc_folio(kvm_gmem_gfp(inode->i_mapping, 0), 0, policy);
-	mpol_cond_put(policy);
-
-	return folio;
+	/* mm fills it by the direct map, and knows how to free what is there. */
+	return kvm_gmem_alloc_folio(file_inode(vma->vm_file), linear_page_index(vma, addr),
+				    0, false);
 }
 
 /*

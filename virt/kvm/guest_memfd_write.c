@@ -134,7 +134,7 @@ static int kvm_gmem_write_folio(struct gmem_file *f, pgoff_t index, unsigned int
 	struct folio *folio;
 	int r;
 
-	folio = kvm_gmem_alloc_folio(f->inode, index, order);
+	folio = kvm_gmem_alloc_folio(f->inode, index, order, true);
 	if (!folio)
 		return -ENOMEM;
 

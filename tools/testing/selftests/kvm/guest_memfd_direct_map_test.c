@@ -270,6 +270,8 @@ HIDDEN_TEST(flushes)
 	int counter = count_flushes();
 	struct gmem g;
 
+	/* Each NUMA node has blocks of its own. */
+	pin_self_to_any_cpu();
 	if (counter < 0)
 		SKIP(return, "No kprobes");
 
@@ -301,6 +303,91 @@ HIDDEN_TEST(flushes)
 	}
 	close(counter);
 	kvm_munmap(src, BLOCK * PAGE_SIZE);
+}
+
+/*
+ * However often write() fails, it uses no memory up, and leaves none of the source's bytes
+ * in what comes into the file later.
+ */
+HIDDEN_TEST(failing_writes)
+{
+	u8 *src = kvm_mmap(2 * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			   MAP_ANONYMOUS | MAP_PRIVATE, -1);
+	struct iovec half[] = {
+		{ src, PAGE_SIZE / 2 }, { src + PAGE_SIZE, PAGE_SIZE / 2 },
+	};
+	int counter = count_flushes();
+	struct gmem g;
+	int i;
+
+	pin_self_to_any_cpu();
+	memset(src, 0xcc, PAGE_SIZE);
+	TEST_ASSERT(!mprotect(src + PAGE_SIZE, PAGE_SIZE, PROT_NONE), "PROT_NONE");
+
+	gmem_new(&g, self->vm, NR_MAPPED, SHARED);
+	gmem_host_fill(&g, 0, 1, VAL);
+	for (i = 0; i < 2 * BLOCK; i++) {
+		gmem_expect_error(pwrite(g.fd, src, PAGE_SIZE, 0), EEXIST);
+		gmem_expect_error(pwritev(g.fd, half, 2, PAGE_SIZE), EFAULT);
+	}
+	gmem_allocate(&g, 0, BLOCK);
+	if (counter >= 0)
+		TEST_ASSERT_EQ(nr_flushes(counter), 1);
+	gmem_host_check(&g, 0, 1, VAL);
+	gmem_host_check_zero(&g, 1, BLOCK - 1);
+
+	/* What can be read of it comes into the file. */
+	TEST_ASSERT_EQ(pwrite(g.fd, src, 2 * PAGE_SIZE, BLOCK * PAGE_SIZE), PAGE_SIZE);
+	TEST_ASSERT(!memcmp(g.mem + BLOCK * PAGE_SIZE, src, PAGE_SIZE), "What was written");
+	gmem_host_check_zero(&g, BLOCK + 1, BLOCK - 1);
+
+	gmem_destroy(&g);
+	close(counter);
+	kvm_munmap(src, 2 * PAGE_SIZE);
+}
+
+/*
+ * A page takes 2 MiB out of the direct map.  Those that are not in the file yet are charged
+ * as well, and given back when memory is short.
+ */
+HIDDEN_TEST(charged)
+{
+	u64 block = BLOCK * PAGE_SIZE, before;
+	struct gmem g[8];
+	int i;
+
+	if (!gmem_cgroup_enter())
+		SKIP(return, "No memory control group");
+
+	pin_self_to_any_cpu();
+	before = gmem_cgroup_stat("kernel");
+	for (i = 0; i < ARRAY_SIZE(g); i++) {
+		gmem_create(&g[i], self->vm, 2 * block, SHARED);
+		gmem_allocate(&g[i], 0, 1);
+	}
+	gmem_wait_until(gmem_cgroup_stat("kernel") > before + (ARRAY_SIZE(g) - 1) * block);
+
+	/* What is in the file is charged as that alone. */
+	gmem_allocate(&g[0], 0, BLOCK);
+	gmem_wait_until(gmem_cgroup_stat("kernel") < before + (ARRAY_SIZE(g) - 1) * block);
+
+	gmem_wait_until(!gmem_write_file("/proc/sys/vm/drop_caches", "2") &&
+			gmem_cgroup_stat("kernel") < before + block);
+	for (i = 0; i < ARRAY_SIZE(g); i++) {
+		gmem_host_check_zero(&g[i], 0, 1);
+		gmem_host_fill(&g[i], 0, 2, VAL);
+		gmem_host_check(&g[i], 0, 2, VAL);
+		gmem_destroy(&g[i]);
+	}
+
+	/* Where 2 MiB are too much, single pages do. */
+	gmem_create(&g[0], self->vm, 2 * block, SHARED);
+	gmem_cgroup_limit(SZ_1M);
+	gmem_allocate(&g[0], 0, 16);
+	gmem_cgroup_limit(0);
+	gmem_host_check_zero(&g[0], 0, 16);
+	gmem_destroy(&g[0]);
+	gmem_cgroup_leave();
 }
 
 /* ---- Who is refused ---- */

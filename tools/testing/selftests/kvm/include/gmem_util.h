@@ -448,6 +448,18 @@ u64 __gmem_proc_value(const char *path, const char *what);
 int gmem_write_file(const char *path, const char *text);
 
 /*
+ * Enter a memory control group that this program alone is in; false if there is no such
+ * thing.  Until gmem_cgroup_leave(), gmem_cgroup_stat() is the value of @what in the
+ * group's memory.stat, in bytes: it lags behind a bit, so wait for it.
+ */
+bool gmem_cgroup_enter(void);
+void gmem_cgroup_leave(void);
+u64 gmem_cgroup_stat(const char *what);
+
+/* Let the group have @extra bytes more than it has now, or as many as it likes if 0. */
+void gmem_cgroup_limit(u64 extra);
+
+/*
  * Pages in page caches: exact, once the CPUs have told what they have counted.  Of
  * use, hence not 0, only if nothing else runs, as GMEM_ALONE in the environment says.
  */

@@ -7,6 +7,7 @@
 #include "gmem_util.h"
 
 #include <ctype.h>
+#include <sys/stat.h>
 #include <time.h>
 
 u64 gmem_page_size;
@@ -501,6 +502,53 @@ int gmem_write_file(const char *path, const char *text)
 	r = write(fd, text, len) == len ? 0 : errno;
 	close(fd);
 	return r;
+}
+
+#define CGROUP		"/sys/fs/cgroup"
+#define OUR_CGROUP	CGROUP "/gmem_test"
+
+bool gmem_cgroup_enter(void)
+{
+	gmem_write_file(CGROUP "/cgroup.subtree_control", "+memory");
+
+	return (!mkdir(OUR_CGROUP, 0755) || errno == EEXIST) &&
+	       !access(OUR_CGROUP "/memory.stat", R_OK) &&
+	       !gmem_write_file(OUR_CGROUP "/cgroup.procs", "0");
+}
+
+void gmem_cgroup_leave(void)
+{
+	TEST_ASSERT_EQ(gmem_write_file(CGROUP "/cgroup.procs", "0"), 0);
+}
+
+u64 gmem_cgroup_stat(const char *what)
+{
+	char line[128], format[64];
+	u64 val = -1ull;
+	FILE *f;
+
+	f = fopen(OUR_CGROUP "/memory.stat", "r");
+	TEST_ASSERT(f, "fopen(" OUR_CGROUP "/memory.stat) failed");
+	snprintf(format, sizeof(format), "%s %%lu\n", what);
+	while (fgets(line, sizeof(line), f) && sscanf(line, format, &val) != 1)
+		;
+	fclose(f);
+	return val;
+}
+
+void gmem_cgroup_limit(u64 extra)
+{
+	char text[32] = "max";
+	FILE *f;
+	u64 val;
+
+	if (extra) {
+		f = fopen(OUR_CGROUP "/memory.current", "r");
+		TEST_ASSERT(f && fscanf(f, "%lu", &val) == 1, "No memory.current");
+		fclose(f);
+		snprintf(text, sizeof(text), "%lu", val + extra);
+	}
+	TEST_ASSERT_EQ(gmem_write_file(OUR_CGROUP "/memory.max", text), 0);
 }
 
 u64 gmem_nr_file_pages(void)

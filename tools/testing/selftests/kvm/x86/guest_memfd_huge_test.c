@@ -765,47 +765,14 @@ HUGE_TEST(stale_mapping)
 
 /* ---- The control group ---- */
 
-#define CGROUP		"/sys/fs/cgroup"
-#define OUR_CGROUP	CGROUP "/gmem_huge"
-
-static u64 memcg_stat(const char *what)
-{
-	char line[128], format[64];
-	u64 val = -1ull;
-	FILE *f;
-
-	f = fopen(OUR_CGROUP "/memory.stat", "r");
-	TEST_ASSERT(f, "fopen(" OUR_CGROUP "/memory.stat) failed");
-	snprintf(format, sizeof(format), "%s %%lu\n", what);
-	while (fgets(line, sizeof(line), f) && sscanf(line, format, &val) != 1)
-		;
-	fclose(f);
-	return val;
-}
-
 /* The counters of other CPUs are gathered now and then. */
 #define assert_charged(pages, large)						\
 do {										\
 	u64 __pages = (pages), __large = (large);				\
 										\
-	gmem_wait_until(memcg_stat("file") == __pages * PAGE_SIZE);		\
-	gmem_wait_until(memcg_stat("file_thp") == __large * SZ_2M);		\
+	gmem_wait_until(gmem_cgroup_stat("file") == __pages * PAGE_SIZE);		\
+	gmem_wait_until(gmem_cgroup_stat("file_thp") == __large * SZ_2M);		\
 } while (0)
-
-static void limit_memory(u64 extra)
-{
-	char text[32] = "max";
-	FILE *f;
-	u64 val;
-
-	if (extra) {
-		f = fopen(OUR_CGROUP "/memory.current", "r");
-		TEST_ASSERT(f && fscanf(f, "%lu", &val) == 1, "No memory.current");
-		fclose(f);
-		snprintf(text, sizeof(text), "%lu", val + extra);
-	}
-	TEST_ASSERT_EQ(gmem_write_file(OUR_CGROUP "/memory.max", text), 0);
-}
 
 HUGE_TEST(memory_cgroup)
 {
@@ -813,14 +780,11 @@ HUGE_TEST(memory_cgroup)
 	struct gmem g;
 	u64 other;
 
-	gmem_write_file(CGROUP "/cgroup.subtree_control", "+memory");
-	if ((mkdir(OUR_CGROUP, 0755) && errno != EEXIST) ||
-	    access(OUR_CGROUP "/memory.stat", R_OK) ||
-	    gmem_write_file(OUR_CGROUP "/cgroup.procs", "0"))
+	if (!gmem_cgroup_enter())
 		SKIP(return, "No memory control group");
 
 	/* What the process has read of files meanwhile is not ours. */
-	other = memcg_stat("file") / PAGE_SIZE;
+	other = gmem_cgroup_stat("file") / PAGE_SIZE;
 	new_mapped_file(&g, vcpu, PRIVATE_HUGE);
 	assert_charged(other + NR_FILE, NR_HUGE);
 	gmem_to_shared(&g, MID, 1, 0);
@@ -832,13 +796,13 @@ HUGE_TEST(memory_cgroup)
 
 	/* Where a large page is too much, small ones do. */
 	gmem_new(&g, self->vm, NR_FILE, PRIVATE_HUGE);
-	limit_memory(SZ_1M);
+	gmem_cgroup_limit(SZ_1M);
 	gmem_allocate(&g, 0, 16);
 	assert_allocated(0);
 	TEST_ASSERT_EQ(present(self->vm), 16);
-	limit_memory(0);
+	gmem_cgroup_limit(0);
 	gmem_destroy(&g);
-	TEST_ASSERT_EQ(gmem_write_file(CGROUP "/cgroup.procs", "0"), 0);
+	gmem_cgroup_leave();
 }
 
 int main(int argc, char *argv[])
