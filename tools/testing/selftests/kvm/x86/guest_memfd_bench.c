@@ -54,6 +54,8 @@ static const struct group {
 	{ "file", file_group, "Files" },
 	{ "cold", cold_group, "Private memory that the guest touches first" },
 	{ "fill", fill_group, "Memory without a private side, filled" },
+	{ "hidden", hidden_group, "Conversions, in the direct map and outside" },
+	{ "access", access_group, "KVM's own accesses" },
 	{ "peak", peak_group, "Peak memory of a guest that shares all of it once" },
 	{ "split", split_group, "One page of 2 MiB private memory: to shared, or punched" },
 	{ "convert", convert_group, "Change sides: mapped before, touched by the guest after" },

@@ -210,6 +210,8 @@ void file_group(void);
 void cold_group(void);
 void peak_group(void);
 void fill_group(void);
+void hidden_group(void);
+void access_group(void);
 void convert_group(void);
 void split_group(void);
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * guest_memfd_bench: memory of a VM without private memory is filled: by the guest, by
- * fallocate(), through a mapping, and by write(); in the direct map and outside.
+ * guest_memfd_bench: what it costs to be outside the direct map.  Memory of a VM without
+ * private memory is filled: by the guest, by fallocate(), through a mapping, and by write();
+ * memory of a VM with private memory is converted.
  */
 #include "guest_memfd_bench.h"
 
@@ -122,4 +123,53 @@ void fill_group(void)
 			fill_rows(&fill_kinds[i], src);
 	}
 	kvm_munmap(src, args.touch);
+}
+
+/* ---- Conversions ---- */
+
+/* There and back, the file is filled.  What is split, and what is mapped anew, stays so. */
+static void hidden_rows(const struct fill_kind *k)
+{
+	static struct samples to_private, to_shared;
+	static const u64 sizes[] = { SZ_2M, SZ_4K };
+	struct bench b = { .vm = new_vm(), .fd = -1 };
+	int i, j;
+
+	at("conversions, %s", k->label);
+	open_inplace(&b, SZ_4M, SHARED_FILE | k->flags);
+	bind_slot(&b);
+	kvm_fallocate(b.fd, ALLOCATE, 0, SZ_4M);
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		for (j = 0; j < 16; j++) {
+			sample(&to_private, TICKS(convert(&b, SZ_2M, sizes[i], PRIVATE,
+							  KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE)));
+			sample(&to_shared, TICKS(convert(&b, SZ_2M, sizes[i], SHARED,
+							 KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE)));
+		}
+		row(median(&to_private), unit,
+		    name("hidden-%s-private-%s", k->id, size_name(sizes[i])), NULL,
+		    "%s to private, %s", size_name(sizes[i]), k->label);
+		row(median(&to_shared), unit,
+		    name("hidden-%s-shared-%s", k->id, size_name(sizes[i])), NULL,
+		    "... and to shared, %s", k->label);
+	}
+	close_bench(&b);
+}
+
+void hidden_group(void)
+{
+	struct kvm_vm *vm;
+	u64 offered;
+	int i;
+
+	if (!has_inplace)
+		return;
+
+	vm = new_vm();
+	offered = vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS);
+	kvm_vm_free(vm);
+	for (i = 0; i < ARRAY_SIZE(fill_kinds); i++) {
+		if (!(fill_kinds[i].flags & ~offered))
+			hidden_rows(&fill_kinds[i]);
+	}
 }
