@@ -385,6 +385,116 @@ WRITE_TEST(pipes_and_files)
 	gmem_destroy(&g);
 }
 
+/*
+ * <linux/io_uring.h> and the headers of the tools do not go together: what io_uring(7) says
+ * of the ABI, as far as one request at a time needs it.
+ */
+#define RING_SQES		0x10000000
+#define RING_OP_WRITE		23
+#define RING_ENTER_GETEVENTS	1
+
+struct ring_params {
+	u32 sq_entries, cq_entries, unused[8];
+	u32 sq_head, sq_tail, sq_mask, sq_rest[7];
+	u32 cq_head, cq_tail, cq_mask, cq_nr, cq_overflow, cqes, cq_rest[4];
+};
+
+struct ring_sqe {
+	u8 opcode, flags;
+	u16 ioprio;
+	s32 fd;
+	u64 off, addr;
+	u32 len, rest[9];
+};
+
+struct ring_cqe {
+	u64 user_data;
+	s32 res;
+	u32 flags;
+};
+
+struct ring {
+	struct ring_params params;
+	struct ring_sqe *sqes;
+	u8 *mem;
+	int fd;
+};
+
+static bool ring_open(struct ring *r)
+{
+	BUILD_BUG_ON(sizeof(r->params) != 120 || sizeof(*r->sqes) != 64);
+
+	memset(&r->params, 0, sizeof(r->params));
+	r->fd = syscall(SYS_io_uring_setup, 1, &r->params);
+	if (r->fd < 0)
+		return false;
+
+	r->mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd);
+	r->sqes = __kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, RING_SQES);
+	return true;
+}
+
+static void ring_close(struct ring *r)
+{
+	kvm_munmap(r->sqes, PAGE_SIZE);
+	kvm_munmap(r->mem, PAGE_SIZE);
+	close(r->fd);
+}
+
+/* The number of bytes, or an error as the kernel returns it. */
+static int ring_write(struct ring *r, int fd, void *src, u32 size, u64 off)
+{
+	u32 *sq_tail = (void *)r->mem + r->params.sq_tail;
+	u32 *cq_head = (void *)r->mem + r->params.cq_head;
+	struct ring_cqe *cqe;
+
+	*r->sqes = (struct ring_sqe) {
+		.opcode = RING_OP_WRITE,
+		.fd = fd,
+		.off = off,
+		.addr = (u64)src,
+		.len = size,
+	};
+	/* The kernel's array of indices has zeros, and there is one entry. */
+	__atomic_store_n(sq_tail, *sq_tail + 1, __ATOMIC_RELEASE);
+	TEST_ASSERT_EQ(syscall(SYS_io_uring_enter, r->fd, 1, 1, RING_ENTER_GETEVENTS, NULL, 0),
+		       1);
+
+	cqe = (void *)r->mem + r->params.cqes;
+	cqe += *cq_head & (r->params.cq_entries - 1);
+	__atomic_store_n(cq_head, *cq_head + 1, __ATOMIC_RELEASE);
+	return cqe->res;
+}
+
+/* io_uring's writes come from a thread of its own, as write_iter() can't promise not to wait. */
+WRITE_TEST(io_uring)
+{
+	struct ring ring;
+	struct gmem g, old;
+
+	if (!ring_open(&ring))
+		SKIP(return, "No io_uring");
+
+	gmem_new(&g, self->vm, NR, SHARED);
+	expect_pages(ring_write(&ring, g.fd, self->src, 3 * PAGE_SIZE, 0), 3);
+	TEST_ASSERT_EQ(ring_write(&ring, g.fd, self->src, PAGE_SIZE, 0), -EEXIST);
+	TEST_ASSERT_EQ(ring_write(&ring, g.fd, self->src, PAGE_SIZE - 1, 4 * PAGE_SIZE), -EINVAL);
+	TEST_ASSERT_EQ(ring_write(&ring, g.fd, NULL, PAGE_SIZE, 4 * PAGE_SIZE), -EFAULT);
+	TEST_ASSERT_EQ(nr_present(&g), 3);
+	gmem_host_fill(&g, 8, 1, OTHER);
+	expect_pages(ring_write(&ring, g.fd, self->src + 4 * PAGE_SIZE, 8 * PAGE_SIZE,
+				4 * PAGE_SIZE), 4);
+	gmem_host_check(&g, 0, 3, VAL);
+	gmem_guest_check_fill(self->vcpu, &g, 4, 4, VAL + 4);
+	gmem_host_check(&g, 8, 1, OTHER);
+	gmem_destroy(&g);
+
+	gmem_create(&old, self->vm, NR * PAGE_SIZE, GMEM_SHARED_FILE);
+	TEST_ASSERT_EQ(ring_write(&ring, old.fd, self->src, PAGE_SIZE, 0), -ENODEV);
+	gmem_destroy(&old);
+	ring_close(&ring);
+}
+
 static void ignore_signal(int sig)
 {
 }
