@@ -128,7 +128,7 @@ static int direct_map_put_back_good(struct page *page, unsigned long nr)
 	if (r)
 		return r;
 
-	/* Each page has an entry of its own now, or is alone: this takes no memory. */
+	/* No entry goes beyond what is changed at once any more: this takes no memory. */
 	for (i = 0; i < nr; i++) {
 		if (!PageHWPoison(page + i))
 			WARN_ON_ONCE(set_direct_map_valid_noflush(page + i, 1, true));

@@ -540,8 +540,8 @@ static void blocks_bad_page(struct kunit *test)
 	bad = page_at(3);
 	KUNIT_ASSERT_NOT_NULL(test, bad);
 	fresh = page_at(7) + 1;
+	/* As memory failure does, which leaves what is in no file as it is. */
 	get_page(bad);
-	get_page(fresh);
 	SetPageHWPoison(bad);
 	SetPageHWPoison(fresh);
 

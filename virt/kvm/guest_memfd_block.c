@@ -19,9 +19,12 @@
  *   was taken and could not enter is fresh again;
  * - in the file, or about to be;
  * - parked: it has left the file and was cleared, and cannot be in the direct map while
- *   others of its block are not.  The block has a reference to it, so that nobody's last
- *   one frees it.  It is charged to whom it was charged in the file;
+ *   others of its block are not.  It is charged to whom it was charged in the file;
  * - gone: back in the direct map, and a page like any other.
+ *
+ * The block has two references to pages that are fresh or parked: the last one of somebody
+ * else doesn't free them, and "unpoison", which takes a page that is bad and has one
+ * reference for one of memory failure's, finds them in use.  Bad pages have two for good.
  *
  * A block goes back whole, as one entry, when none of its pages is in the file.  If a page
  * has to go back earlier, as it becomes shared, or has left the file by a hole that is to
@@ -34,15 +37,18 @@
  * the file.
  *
  * Blocks are of the node that the policy of the file or of the task wants, and are not
- * used for policies that spread pages over nodes.  A file has at most 2 MiB a node that
- * are fresh.  They are charged to the memory cgroup of whoever had the block allocated, as
- * kernel memory, and a shrinker has them back when memory is short.
+ * used for policies that spread pages over nodes.  A file has about 2 MiB a node at most
+ * that are fresh.  They are charged to the memory cgroup of whoever had the block
+ * allocated, as kernel memory.  A shrinker has them back when the host's memory is short,
+ * not when the cgroup's is.
  */
 #include <linux/bitmap.h>
+#include <linux/cpuset.h>
 #include <linux/kvm_host.h>
 #include <linux/memcontrol.h>
 #include <linux/mempolicy.h>
 #include <linux/pagemap.h>
+#include <linux/sched/mm.h>
 #include <linux/shrinker.h>
 #include <linux/workqueue.h>
 
@@ -50,6 +56,9 @@
 
 #define GMEM_BLOCK_ORDER	get_order(SZ_2M)
 #define GMEM_BLOCK_PAGES	(SZ_2M >> PAGE_SHIFT)
+
+/* A block isn't split, for want of memory, for less fresh pages. */
+#define GMEM_BLOCK_MIN_SHRINK	(GMEM_BLOCK_PAGES / 16)
 
 struct gmem_block {
 	struct gmem_inode *gi;
@@ -62,7 +71,7 @@ struct gmem_block {
 	struct list_head fresh;
 	struct list_head parked;
 
-	/* Pages that the block has a reference to: fresh, parked, or bad. */
+	/* Pages that the block has references to: fresh, parked, or bad. */
 	DECLARE_BITMAP(kept, GMEM_BLOCK_PAGES);
 	DECLARE_BITMAP(is_fresh, GMEM_BLOCK_PAGES);
 };
@@ -87,13 +96,18 @@ static struct gmem_block *kvm_gmem_block(struct folio *folio)
 static int kvm_gmem_block_node(struct mempolicy *policy)
 {
 #ifdef CONFIG_NUMA
+	if (!policy && cpuset_do_page_mem_spread())
+		return NUMA_NO_NODE;
+
 	policy = policy ?: current->mempolicy;
-	if (policy && policy->mode != MPOL_LOCAL) {
-		if (policy->mode != MPOL_BIND && policy->mode != MPOL_PREFERRED)
-			return NUMA_NO_NODE;
-		if (!node_isset(numa_mem_id(), policy->nodes))
-			return first_node(policy->nodes);
-	}
+	if (policy && policy->mode == MPOL_PREFERRED)
+		return first_node(policy->nodes);
+	if (policy && policy->mode == MPOL_BIND && policy->home_node != NUMA_NO_NODE)
+		return policy->home_node;
+	if (policy && policy->mode == MPOL_BIND && !node_isset(numa_mem_id(), policy->nodes))
+		return NUMA_NO_NODE;
+	if (policy && policy->mode != MPOL_BIND && policy->mode != MPOL_LOCAL)
+		return NUMA_NO_NODE;
 #endif
 	return numa_mem_id();
 }
@@ -111,12 +125,26 @@ static void kvm_gmem_block_add_fresh(struct gmem_block *block, int nr)
 		list_add(&block->fresh, &block->gi->fresh_blocks);
 }
 
-/* @page, of a block that is split, goes back, unless it is bad. */
+/* Have the two references to page @i. */
+static void kvm_gmem_block_keep(struct gmem_block *block, unsigned int i, int nr_more)
+{
+	lockdep_assert_held(&block->gi->blocks_lock);
+
+	page_ref_add(block->page + i, nr_more);
+	__set_bit(i, block->kept);
+}
+
+/*
+ * @page, of a block that is split, goes back, or stays out for good.  The caller has a
+ * reference.
+ */
 static void kvm_gmem_block_put_back(struct page *page)
 {
 	set_page_private(page, 0);
 	/* The entry is the page's own, so this takes no memory. */
 	WARN_ON_ONCE(direct_map_put_back(page, 1));
+	if (!direct_map_has(page))
+		page_ref_add(page, 2);
 }
 
 /* Drop the references of @block, which is split or back as a whole, to all but fresh pages. */
@@ -134,9 +162,11 @@ static void kvm_gmem_block_drop(struct gmem_block *block)
 		if (block->is_split)
 			kvm_gmem_block_put_back(block->page + i);
 		set_page_private(block->page + i, 0);
-		/* A bad page stays out, so "unpoison" must not get it into the allocator. */
-		if (!PageHWPoison(block->page + i))
+		/* What is out for good keeps two. */
+		if (block->is_split || direct_map_has(block->page + i)) {
 			put_page(block->page + i);
+			put_page(block->page + i);
+		}
 	}
 }
 
@@ -229,7 +259,8 @@ static struct gmem_block *kvm_gmem_block_new(struct inode *inode, int nid)
 		set_page_private(block->page + i, (unsigned long)block);
 
 	block->gi = gi;
-	bitmap_fill(block->kept, GMEM_BLOCK_PAGES);
+	for (i = 0; i < GMEM_BLOCK_PAGES; i++)
+		kvm_gmem_block_keep(block, i, 1);
 	bitmap_fill(block->is_fresh, GMEM_BLOCK_PAGES);
 	INIT_LIST_HEAD(&block->fresh);
 	INIT_LIST_HEAD(&block->parked);
@@ -267,6 +298,7 @@ static struct page *kvm_gmem_block_take(struct gmem_block *block)
 		__clear_bit(i, block->kept);
 		block->nr_used++;
 		page = block->page + i;
+		put_page(page);
 		/* The file charges it as what it is there. */
 		memcg_kmem_uncharge_page(page, 0);
 	}
@@ -319,7 +351,7 @@ struct folio *kvm_gmem_alloc_from_block(struct inode *inode, struct mempolicy *p
  * It is the next to be taken.  If the cgroup is full it is charged to nobody until then;
  * there are never more of these than tasks that have failed at the same time.
  *
- * Context: May sleep.  The caller's reference is the block's afterwards.
+ * Context: May sleep.  The caller's reference is one of the block's afterwards.
  */
 void kvm_gmem_untake_folio(struct folio *folio)
 {
@@ -333,7 +365,7 @@ void kvm_gmem_untake_folio(struct folio *folio)
 	memcg_kmem_charge_page(&folio->page, GFP_KERNEL_ACCOUNT | __GFP_NORETRY, 0);
 
 	mutex_lock(&gi->blocks_lock);
-	__set_bit(i, block->kept);
+	kvm_gmem_block_keep(block, i, 1);
 	__set_bit(i, block->is_fresh);
 	block->nr_used--;
 	kvm_gmem_block_add_fresh(block, 1);
@@ -355,8 +387,7 @@ void kvm_gmem_park_folio(struct folio *folio)
 	if (block->is_split) {
 		kvm_gmem_block_put_back(&folio->page);
 	} else {
-		folio_get(folio);
-		__set_bit(&folio->page - block->page, block->kept);
+		kvm_gmem_block_keep(block, &folio->page - block->page, 2);
 		if (list_empty(&block->parked))
 			list_add(&block->parked, &gi->parked_blocks);
 	}
@@ -417,23 +448,25 @@ void kvm_gmem_leave_block(struct folio *folio)
 void kvm_gmem_trim_blocks(struct inode *inode)
 {
 	struct gmem_inode *gi = GMEM_I(inode);
-	struct gmem_block *block;
-	bool done = false;
+	struct gmem_block *block, *next;
+	LIST_HEAD(blocks);
 
 	/* The usual case is that there are none.  Whoever parks a page trims afterwards. */
-	while (!done && !list_empty_careful(&gi->parked_blocks)) {
-		mutex_lock(&gi->blocks_lock);
-		block = list_first_entry_or_null(&gi->parked_blocks, struct gmem_block, parked);
-		/* What succeeds leaves the list. */
-		if (!block)
-			done = true;
-		else if (block->nr_used)
-			done = kvm_gmem_block_split(block);
+	if (list_empty_careful(&gi->parked_blocks))
+		return;
+
+	mutex_lock(&gi->blocks_lock);
+	list_splice_init(&gi->parked_blocks, &blocks);
+	/* What succeeds leaves the list; what can be freed needs no memory, as a rule. */
+	list_for_each_entry_safe(block, next, &blocks, parked) {
+		if (!block->nr_used)
+			kvm_gmem_block_free(block);
 		else
-			done = !kvm_gmem_block_free(block);
-		mutex_unlock(&gi->blocks_lock);
+			kvm_gmem_block_split(block);
 		cond_resched();
 	}
+	list_splice(&blocks, &gi->parked_blocks);
+	mutex_unlock(&gi->blocks_lock);
 }
 
 /**
@@ -463,7 +496,8 @@ void kvm_gmem_free_blocks(struct inode *inode)
 		if (kvm_gmem_block_free(block))
 			continue;
 
-		/* Out and never freed, so that nobody comes upon it. */
+		/* Out and never freed, so that nobody comes upon it, nor hibernates. */
+		direct_map_holes_get();
 		pr_err_ratelimited("kvm: guest_memfd: no memory to give pages at pfn 0x%lx back, they are lost\n",
 				   page_to_pfn(block->page));
 		list_del(&block->parked);
@@ -472,8 +506,8 @@ void kvm_gmem_free_blocks(struct inode *inode)
 }
 
 /*
- * Give the fresh pages of a file back.  As many as there are, and no new ones soon: memory
- * is short.  Returns how many they were.
+ * Give the fresh pages of a file back, and have no new ones soon: memory is short.  Few
+ * are not worth a page table.  Returns how many they were.
  */
 static unsigned long kvm_gmem_shrink_file(struct gmem_inode *gi)
 {
@@ -491,7 +525,7 @@ static unsigned long kvm_gmem_shrink_file(struct gmem_inode *gi)
 			continue;
 		}
 
-		if (kvm_gmem_block_split(block))
+		if (nr_fresh < GMEM_BLOCK_MIN_SHRINK || kvm_gmem_block_split(block))
 			continue;
 
 		kvm_gmem_block_add_fresh(block, -nr_fresh);
@@ -500,7 +534,8 @@ static unsigned long kvm_gmem_shrink_file(struct gmem_inode *gi)
 		nr += nr_fresh;
 	}
 
-	gi->no_blocks = GMEM_BLOCK_PAGES;
+	if (nr)
+		gi->no_blocks = GMEM_BLOCK_PAGES;
 	return nr;
 }
 
@@ -547,14 +582,19 @@ static unsigned long kvm_gmem_count_objects(struct shrinker *shrinker,
 
 static void kvm_gmem_shrink_work(struct work_struct *work)
 {
+	unsigned int flags;
+
+	/* It takes a page table to free a part of a block. */
+	flags = memalloc_noreclaim_save();
 	kvm_gmem_shrink_blocks(atomic_long_xchg(&gmem_nr_to_shrink, 0));
+	memalloc_noreclaim_restore(flags);
 }
 
 static DECLARE_WORK(gmem_shrink_work, kvm_gmem_shrink_work);
 
 /*
  * Whoever is short of memory may be about to split the direct map, with its lock held.  So
- * another task does it, some time later; for the caller the pages are as good as freed.
+ * another task does it, some time later.
  */
 static unsigned long kvm_gmem_scan_objects(struct shrinker *shrinker,
 					   struct shrink_control *sc)

@@ -237,6 +237,13 @@ static bool kvm_gmem_folio_is_out(struct folio *folio)
 	return !direct_map_has(folio_page(folio, i));
 }
 
+/* @folio cannot be put back.  There is a hole in the direct map for good. */
+static void kvm_gmem_lose_folio(struct folio *folio)
+{
+	direct_map_holes_get();
+	kvm_gmem_leak_folio(folio);
+}
+
 /*
  * ->free_folio(): @folio has left its file, the caller has a reference.  What was out is
  * nobody's now, and not for the kernel to read: clear it.  What was in may be an orphan in
@@ -244,18 +251,21 @@ static bool kvm_gmem_folio_is_out(struct folio *folio)
  */
 static void kvm_gmem_free_out_folio(struct folio *folio)
 {
-	if (kvm_gmem_folio_is_out(folio)) {
-		/* Before it is back, so that there is never anything to read. */
+	/* Before it is back, so that there is never anything to read. */
+	if (kvm_gmem_folio_is_out(folio))
 		kvm_gmem_clear_pages(folio);
-		/* It stays out, so "unpoison" must not get it into the allocator. */
-		if (folio_test_hwpoison(folio) && !folio_test_large(folio))
-			folio_get(folio);
-	}
 
-	if (kvm_gmem_is_of_block(folio))
+	if (kvm_gmem_is_of_block(folio)) {
 		kvm_gmem_park_folio(folio);
-	else if (!kvm_gmem_put_back(folio))
-		kvm_gmem_leak_folio(folio);
+	} else if (!kvm_gmem_put_back(folio)) {
+		kvm_gmem_lose_folio(folio);
+	} else if (!folio_test_large(folio) && !direct_map_has(&folio->page)) {
+		/*
+		 * A bad page, out for good.  "Unpoison" would give it to the allocator if it
+		 * had one reference: that is memory failure's, if it has one.
+		 */
+		folio_ref_add(folio, 2);
+	}
 }
 
 const struct address_space_operations kvm_gmem_no_direct_map_aops =
@@ -323,7 +333,7 @@ int kvm_gmem_insert_folio(struct gmem_file *f, struct folio *folio, pgoff_t inde
 	if (r) {
 		/* Nobody has split the folio, so memory failure alone makes this fail. */
 		if (is_out && !kvm_gmem_is_of_block(folio) && !kvm_gmem_put_back(folio))
-			kvm_gmem_leak_folio(folio);
+			kvm_gmem_lose_folio(folio);
 		return r;
 	}
 
