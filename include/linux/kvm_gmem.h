@@ -93,7 +93,7 @@ struct kvm_memory_slot;
  *	invalidate_lock keeps out conversions and punches, and the folio lock memory
  *	failure.  reclaim_range takes pages back, move_range moves them to the other side;
  *	zap_on_convert is false.  If may_convert looks at something that the VM type
- *	changes on its own, e.g. the guest's requests, kvm_gmem_sync_state()
+ *	changes on its own, e.g. the guest's requests, kvm_gmem_close_request()
  *	waits for conversions that may have seen it as it was.
  */
 

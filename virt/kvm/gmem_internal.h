@@ -58,7 +58,8 @@
  *                               is present
  * folio lock                    giving a page to the guest, zeroing at first use,
  *                               splits, memory failure, dropping folios
- * blocks_lock                   blocks of pages that leave the direct map together
+ * blocks_lock                   blocks of pages that leave the direct map together; and
+ *                               in it a lock of the list of files that have some
  * kvm->arch.pkvm.stage2_lock    arm64: taking pages back from a protected VM, and the
  *                               end of its stage-2.  A mutex inside change_lock and
  *                               outside mmu_lock
@@ -179,7 +180,8 @@ static __always_inline struct gmem_inode *GMEM_I(struct inode *inode)
 static inline bool kvm_gmem_in_place(u64 flags, const struct kvm_gmem_ops *ops)
 {
 	return ops->attributes &&
-	       (flags & (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED));
+	       (flags & (GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
+			 GUEST_MEMFD_FLAG_GUEST_CONTENT));
 }
 
 /*
@@ -387,6 +389,10 @@ bool kvm_gmem_trylock_range_nowait(struct inode *inode, pgoff_t start, pgoff_t e
 int kvm_gmem_lock_range(struct inode *inode, pgoff_t start, pgoff_t end,
 			unsigned int state);
 void kvm_gmem_unlock_range(struct inode *inode);
+
+/* guest_memfd_request.c */
+void kvm_gmem_sync_state(struct kvm_memory_slot *slot, gfn_t gfn);
+void kvm_gmem_cancel_requests(struct kvm *kvm, const struct kvm_memory_slot *slot);
 
 /* guest_memfd_write.c */
 ssize_t kvm_gmem_write_iter(struct kiocb *iocb, struct iov_iter *from);

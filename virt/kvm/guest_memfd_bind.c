@@ -355,6 +355,7 @@ static void kvm_gmem_clear_binding(struct gmem_file *f, struct kvm_memory_slot *
 	interval_tree_remove(&slot->gmem.binding, &f->bindings);
 	rcu_assign_pointer(slot->gmem.state, NULL);
 	WRITE_ONCE(slot->gmem.file, NULL);
+	kvm_gmem_cancel_requests(f->kvm, slot);
 }
 
 /*

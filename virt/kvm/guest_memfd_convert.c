@@ -11,8 +11,9 @@
  * Everything that can fail comes first.  What it leaves behind, e.g. removed user
  * mappings, is invisible but for a refault.
  *
- * 1. Return if there is nothing to do: all pages are on the asked side, and the request
- *    has neither ZERO nor DISCARD.
+ * 1. In a file with GUEST_MEMFD_FLAG_GUEST_CONTENT, PRESERVE wants a request of the guest.
+ *    Return if there is nothing to do: all pages are on the asked side, and the call has
+ *    neither ZERO nor DISCARD.
  * 2. may_convert, the VM type's veto (not for DISCARD).
  * 3. gmem_state_prepare() allocates all that the state map will need.  Unless it is
  *    short, the conversion then claims its range, and drops invalidate_lock until step
@@ -85,6 +86,9 @@ struct gmem_conversion {
 	 */
 	u64 content;
 	bool is_explicit;
+
+	/* Has the guest asked for it?  Set by kvm_gmem_may_keep_content(). */
+	bool is_requested;
 
 	/*
 	 * The range is claimed, and invalidate_lock isn't held, from kvm_gmem_claim() to
@@ -199,6 +203,37 @@ static int kvm_gmem_may_convert(struct gmem_conversion *c)
 	}
 
 	return 0;
+}
+
+/* Are these all the pages of the conversion, and has the guest asked for them? */
+static int kvm_gmem_check_request(struct gmem_file *f, struct kvm_gfn_range *range, void *arg)
+{
+	struct gmem_conversion *c = arg;
+	enum kvm_gmem_request what;
+
+	what = c->to_private ? KVM_GMEM_REQUEST_UNSHARE : KVM_GMEM_REQUEST_SHARE;
+	if (range->end - range->start == c->end - c->start &&
+	    kvm_gmem_is_requested(f->kvm, what, range->start, c->end - c->start))
+		c->is_requested = true;
+	return 0;
+}
+
+/* Where the guest has a say in it, the bytes are kept only if it asks for that. */
+static int kvm_gmem_may_keep_content(struct gmem_conversion *c)
+{
+	struct gmem_inode *gi = GMEM_I(c->f->inode);
+	struct gmem_file *f;
+
+	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	if (c->content != KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE ||
+	    !(gi->flags & GUEST_MEMFD_FLAG_GUEST_CONTENT))
+		return 0;
+
+	list_for_each_entry(f, &gi->files, entry)
+		kvm_gmem_for_each_range(f, c->start, c->end, kvm_gmem_check_request, c);
+
+	return c->is_requested ? 0 : -EPERM;
 }
 
 static int kvm_gmem_move_slot_range(struct gmem_file *f, struct kvm_gfn_range *range,
@@ -671,9 +706,13 @@ static int kvm_gmem_convert(struct gmem_conversion *c)
 {
 	struct gmem_state *state = &GMEM_I(c->f->inode)->state;
 	struct gmem_state_change change;
-	int r = 0;
+	int r;
 
 	lockdep_assert_held_write(&c->f->inode->i_mapping->invalidate_lock);
+
+	r = kvm_gmem_may_keep_content(c);
+	if (r)
+		return r;
 
 	if (!c->is_explicit && gmem_state_range_is(state, c->start, c->end, c->to_private))
 		return 0;
@@ -751,7 +790,7 @@ static int kvm_gmem_parse_attributes(struct gmem_file *f,
 	if (attrs->flags & ~content.allowed)
 		return -EOPNOTSUPP;
 
-	if (gi->flags & GUEST_MEMFD_FLAG_ZERO)
+	if (gi->flags & (GUEST_MEMFD_FLAG_ZERO | GUEST_MEMFD_FLAG_GUEST_CONTENT))
 		content.dflt = KVM_SET_MEMORY_ATTRIBUTES2_ZERO;
 	c->content = attrs->flags ?: content.dflt;
 	return 0;
@@ -839,7 +878,8 @@ static int kvm_gmem_run_conversion(struct gmem_file *f,
  *   -EFAULT	@uattrs cannot be read, or not written on error
  *   -EINVAL	malformed request, or the VM type has no private memory
  *   -EOPNOTSUPP the VM type cannot do that to the content (now)
- *   -EPERM	the VM type vetoes
+ *   -EPERM	the VM type vetoes; or the bytes were to be kept, and the guest has not
+ *		asked for that where it has to
  *   -ENOMEM	nothing has changed
  *   -EAGAIN	a page is in use, nothing has changed
  *   -EINTR	killed, nothing has changed

@@ -385,26 +385,6 @@ int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_map_page);
 
-/*
- * Wait until no conversion of @gfn of @slot is under way that may have seen what the
- * caller has changed before, in what the VM type's ->may_convert() looks at.
- * kvm->srcu is held for read, or the slot stays for another reason; may sleep.
- */
-void kvm_gmem_sync_state(struct kvm_memory_slot *slot, gfn_t gfn)
-{
-	pgoff_t index = kvm_gmem_index(slot, gfn);
-	struct inode *inode;
-
-	struct file *file __free(fput) = kvm_gmem_get_file(slot);
-	if (!file)
-		return;
-
-	inode = file_inode(file);
-	kvm_gmem_lock_range(inode, index, index + 1, TASK_UNINTERRUPTIBLE);
-	kvm_gmem_unlock_range(inode);
-}
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_gmem_sync_state);
-
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_POPULATE
 static int kvm_gmem_populate_page(struct gmem_file *f, struct kvm_memory_slot *slot,
 				  gfn_t gfn, struct page *src,

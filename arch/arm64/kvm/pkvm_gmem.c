@@ -39,9 +39,9 @@
  * it cannot be freed by mistake.  The tree of mappings is guarded by mmu_lock.
  *
  * A vCPU that exits for MEM_SHARE, MEM_UNSHARE or MEM_RELINQUISH has a request open at
- * EL2, which allows for the change.  The host mirrors the request in the vCPU, to know
- * before the point of no return whether EL2 will agree.  The vCPU's thread opens the
- * mirror after EL2's request and closes it before; see pkvm_close_mirror().
+ * EL2, which allows for the change.  The host mirrors it as a request of its own, see
+ * "Requests of the guest", to know before the point of no return whether EL2 will agree.
+ * The vCPU's thread opens the mirror after EL2's request and closes it before.
  */
 #include <linux/arm-smccc.h>
 #include <linux/kvm_gmem.h>
@@ -185,26 +185,26 @@ bool pkvm_gmem_is_allowed(struct kvm *kvm)
 
 /* Requests of the guest. */
 
-static enum pkvm_request pkvm_parse_request(struct kvm_vcpu *vcpu)
+static enum kvm_gmem_request pkvm_parse_request(struct kvm_vcpu *vcpu)
 {
 	u32 exits = vcpu->kvm->arch.pkvm.exit_hypercalls;
 
 	switch (smccc_get_function(vcpu)) {
 	case ARM_SMCCC_VENDOR_HYP_KVM_MEM_SHARE_FUNC_ID:
 		if (exits & KVM_ARM_EXIT_HYPERCALL_MEM_SHARE)
-			return PKVM_REQUEST_SHARE;
+			return KVM_GMEM_REQUEST_SHARE;
 		break;
 	case ARM_SMCCC_VENDOR_HYP_KVM_MEM_UNSHARE_FUNC_ID:
 		if (exits & KVM_ARM_EXIT_HYPERCALL_MEM_UNSHARE)
-			return PKVM_REQUEST_UNSHARE;
+			return KVM_GMEM_REQUEST_UNSHARE;
 		break;
 	case ARM_SMCCC_VENDOR_HYP_KVM_MEM_RELINQUISH_FUNC_ID:
 		if (exits & KVM_ARM_EXIT_HYPERCALL_MEM_RELINQUISH)
-			return PKVM_REQUEST_RELINQUISH;
+			return KVM_GMEM_REQUEST_RELINQUISH;
 		break;
 	}
 
-	return PKVM_REQUEST_NONE;
+	return KVM_GMEM_REQUEST_NONE;
 }
 
 /*
@@ -262,7 +262,7 @@ static void pkvm_relinquish(struct kvm *kvm, gfn_t gfn)
  * answer by EL2, or an error for user space.
  */
 static int pkvm_handle_anon_request(struct kvm_vcpu *vcpu, struct kvm_memory_slot *slot,
-				    enum pkvm_request request, gfn_t gfn)
+				    enum kvm_gmem_request request, gfn_t gfn)
 {
 	pkvm_handle_t handle = vcpu->kvm->arch.pkvm.handle;
 	int ret = 0;
@@ -270,9 +270,9 @@ static int pkvm_handle_anon_request(struct kvm_vcpu *vcpu, struct kvm_memory_slo
 	if (!slot)
 		return 1;
 
-	if (request == PKVM_REQUEST_SHARE)
+	if (request == KVM_GMEM_REQUEST_SHARE)
 		ret = pkvm_share_anon(vcpu, slot, gfn);
-	else if (request == PKVM_REQUEST_UNSHARE)
+	else if (request == KVM_GMEM_REQUEST_UNSHARE)
 		kvm_call_hyp_nvhe(__pkvm_host_unshare_requested, handle, gfn);
 	else
 		pkvm_relinquish(vcpu->kvm, gfn);
@@ -303,14 +303,14 @@ bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
 {
 	u32 func_id = smccc_get_function(vcpu);
 	struct kvm_memory_slot *slot;
-	enum pkvm_request request;
+	enum kvm_gmem_request request;
 	gfn_t gfn;
 
 	if (!vcpu_is_protected(vcpu))
 		return false;
 
 	request = pkvm_parse_request(vcpu);
-	if (request == PKVM_REQUEST_NONE)
+	if (request == KVM_GMEM_REQUEST_NONE)
 		return false;
 
 	gfn = gpa_to_gfn(smccc_get_arg1(vcpu));
@@ -325,14 +325,10 @@ bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
 	}
 
 	/* There is nothing to convert when the file is closed. */
-	if (!kvm_memslot_is_in_place(slot)) {
+	if (!kvm_gmem_open_request(vcpu, request, gfn, 1)) {
 		*ret = 1;
 		return true;
 	}
-
-	WRITE_ONCE(vcpu->arch.pkvm_request_gfn, gfn);
-	/* Pairs with smp_load_acquire() in pkvm_is_requested(). */
-	smp_store_release(&vcpu->arch.pkvm_request, request);
 
 	pkvm_prepare_request_exit(vcpu, func_id, gfn);
 	*ret = 0;
@@ -340,43 +336,20 @@ bool pkvm_handle_request(struct kvm_vcpu *vcpu, int *ret)
 }
 
 /*
- * Does a vCPU wait for @gfn to be converted?  For a conversion of @gfn "yes" is stable,
- * and EL2 says so too: whoever closes the mirror waits for the conversion to end before
- * it closes the request, see kvm_gmem_sync_state().
+ * Close the mirror of the request, before EL2's request is closed that conversions rely on
+ * which have seen the mirror open.  Then do what cannot be declined.  Called by whoever
+ * owns the vCPU.
+ *
+ * The gfn still shows the file that the request was opened for: slots of a VM that runs
+ * don't go, see kvm_arch_memslots_are_fixed(), and a slot that changes its flags keeps its
+ * file.
  */
-static bool pkvm_is_requested(struct kvm *kvm, gfn_t gfn, enum pkvm_request request)
+static enum kvm_gmem_request pkvm_close_mirror(struct kvm_vcpu *vcpu)
 {
-	struct kvm_vcpu *vcpu;
-	unsigned long i;
+	enum kvm_gmem_request request = kvm_gmem_close_request(vcpu);
 
-	kvm_for_each_vcpu(i, vcpu, kvm) {
-		/* Pairs with smp_store_release() in pkvm_handle_request(). */
-		if (smp_load_acquire(&vcpu->arch.pkvm_request) == request &&
-		    READ_ONCE(vcpu->arch.pkvm_request_gfn) == gfn)
-			return true;
-	}
-
-	return false;
-}
-
-/*
- * Close the mirror of the request, and wait for conversions that have seen it open, as
- * they rely on EL2's request.  They work on the file that the request was opened for:
- * the gfn still shows it, as slots of a VM that runs don't go, see
- * kvm_arch_memslots_are_fixed(), and a slot that changes its flags keeps its file.  If the
- * file is closed there is no one to wait for.  Then do what cannot be declined.  Called
- * by whoever owns the vCPU.
- */
-static enum pkvm_request pkvm_close_mirror(struct kvm_vcpu *vcpu)
-{
-	enum pkvm_request request = vcpu->arch.pkvm_request;
-	gfn_t gfn = vcpu->arch.pkvm_request_gfn;
-
-	WRITE_ONCE(vcpu->arch.pkvm_request, PKVM_REQUEST_NONE);
-	scoped_guard(srcu, &vcpu->kvm->srcu)
-		kvm_gmem_sync_state(gfn_to_memslot(vcpu->kvm, gfn), gfn);
-	if (request == PKVM_REQUEST_RELINQUISH)
-		pkvm_relinquish(vcpu->kvm, vcpu->arch.pkvm_request_gfn);
+	if (request == KVM_GMEM_REQUEST_RELINQUISH)
+		pkvm_relinquish(vcpu->kvm, vcpu->gmem_request.gfn);
 
 	return request;
 }
@@ -402,8 +375,7 @@ void pkvm_cancel_request(struct kvm_vcpu *vcpu)
  */
 void pkvm_withdraw_request(struct kvm_vcpu *vcpu)
 {
-	if (vcpu->arch.pkvm_request != PKVM_REQUEST_NONE)
-		pkvm_close_mirror(vcpu);
+	pkvm_close_mirror(vcpu);
 	pkvm_cancel_request(vcpu);
 }
 
@@ -469,7 +441,7 @@ static int pkvm_gmem_share_early(struct pkvm_gmem_page *page, struct kvm_memory_
 	struct kvm *kvm = page->vcpu->kvm;
 	int ret;
 
-	if (!pkvm_is_requested(kvm, page->gfn, PKVM_REQUEST_SHARE))
+	if (!kvm_gmem_is_requested(kvm, KVM_GMEM_REQUEST_SHARE, page->gfn, 1))
 		return -EFAULT;
 
 	page->shared = true;
@@ -557,17 +529,14 @@ void pkvm_close_request(struct kvm_vcpu *vcpu)
 {
 	struct pkvm_gmem_page page = {
 		.vcpu = vcpu,
-		.gfn = vcpu->arch.pkvm_request_gfn,
+		.gfn = vcpu->gmem_request.gfn,
 		.shared = true,
 	};
 
-	if (vcpu->arch.pkvm_request == PKVM_REQUEST_NONE)
+	if (pkvm_close_mirror(vcpu) != KVM_GMEM_REQUEST_SHARE)
 		return;
 
 	guard(srcu)(&vcpu->kvm->srcu);
-
-	if (pkvm_close_mirror(vcpu) != PKVM_REQUEST_SHARE)
-		return;
 
 	if (pkvm_gmem_is_mapped(vcpu->kvm, page.gfn))
 		return;
@@ -593,7 +562,7 @@ static void pkvm_gmem_content(struct kvm *kvm, bool to_private,
 static int pkvm_gmem_may_convert(struct kvm *kvm, struct kvm_memory_slot *slot,
 				 struct kvm_gfn_range *range, bool to_private)
 {
-	enum pkvm_request request = to_private ? PKVM_REQUEST_UNSHARE : PKVM_REQUEST_SHARE;
+	enum kvm_gmem_request request = to_private ? KVM_GMEM_REQUEST_UNSHARE : KVM_GMEM_REQUEST_SHARE;
 	struct pkvm_mapping *m;
 
 	guard(read_lock)(&kvm->mmu_lock);
@@ -601,7 +570,7 @@ static int pkvm_gmem_may_convert(struct kvm *kvm, struct kvm_memory_slot *slot,
 	/* No more than there are requests, or it ends at one that there isn't. */
 	for (m = pkvm_first_on_side(kvm, range->start, range->end, to_private); m;
 	     m = pkvm_next_mapping(m, range->end)) {
-		if (!pkvm_is_requested(kvm, m->gfn, request))
+		if (!kvm_gmem_is_requested(kvm, request, m->gfn, 1))
 			return -EPERM;
 	}
 

@@ -25,8 +25,8 @@ static void sw_protected_gmem_content(struct kvm *kvm, bool to_private,
 
 static const struct kvm_gmem_ops sw_protected_gmem_ops = {
 	.create_flags	= GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED |
-			  GUEST_MEMFD_FLAG_ZERO | KVM_GMEM_HUGE_FLAG |
-			  KVM_GMEM_NO_DIRECT_MAP_FLAG,
+			  GUEST_MEMFD_FLAG_ZERO | GUEST_MEMFD_FLAG_GUEST_CONTENT |
+			  KVM_GMEM_HUGE_FLAG | KVM_GMEM_NO_DIRECT_MAP_FLAG,
 	.attributes	= KVM_MEMORY_ATTRIBUTE_PRIVATE,
 	.max_order	= KVM_GMEM_HUGE_ORDER,
 	.zap_on_convert	= true,

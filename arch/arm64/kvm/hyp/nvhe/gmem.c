@@ -46,7 +46,7 @@
 #include <nvhe/gmem.h>
 #include <nvhe/mem_protect.h>
 
-static bool has_request(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_request request)
+static bool has_request(struct pkvm_hyp_vm *vm, u64 gfn, enum kvm_gmem_request request)
 {
 	struct pkvm_hyp_vcpu *hyp_vcpu;
 
@@ -79,7 +79,7 @@ static void meet_relinquish(struct pkvm_hyp_vm *vm, u64 gfn)
 	struct pkvm_hyp_vcpu *hyp_vcpu, *next;
 
 	list_for_each_entry_safe(hyp_vcpu, next, &vm->requests, request_node) {
-		if (hyp_vcpu->request == PKVM_REQUEST_RELINQUISH &&
+		if (hyp_vcpu->request == KVM_GMEM_REQUEST_RELINQUISH &&
 		    hyp_vcpu->request_gfn == gfn)
 			set_request_state(vm, hyp_vcpu, PKVM_REQUEST_MET);
 	}
@@ -101,7 +101,7 @@ static int get_state(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_page_state *stat
 }
 
 /* Can what the guest asks for lead anywhere?  -EALREADY if it is so without the host. */
-static int check_request(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_request request)
+static int check_request(struct pkvm_hyp_vm *vm, u64 gfn, enum kvm_gmem_request request)
 {
 	enum pkvm_page_state state;
 	int ret;
@@ -111,11 +111,11 @@ static int check_request(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_request requ
 		return ret;
 
 	switch (request) {
-	case PKVM_REQUEST_SHARE:
+	case KVM_GMEM_REQUEST_SHARE:
 		return state == PKVM_PAGE_OWNED || state == PKVM_NOPAGE ? 0 : -EPERM;
-	case PKVM_REQUEST_UNSHARE:
+	case KVM_GMEM_REQUEST_UNSHARE:
 		return state == PKVM_PAGE_SHARED_OWNED ? 0 : -EPERM;
-	case PKVM_REQUEST_RELINQUISH:
+	case KVM_GMEM_REQUEST_RELINQUISH:
 		return state == PKVM_PAGE_OWNED || state == PKVM_PAGE_SHARED_OWNED ? 0 : -EALREADY;
 	default:
 		return -EINVAL;
@@ -126,7 +126,7 @@ static int check_request(struct pkvm_hyp_vm *vm, u64 gfn, enum pkvm_request requ
  * The guest asks for @request.  Returns 0 if it is open now, and the host to be told,
  * -EALREADY if there is nothing to be done.
  */
-int pkvm_start_request(struct pkvm_hyp_vcpu *hyp_vcpu, u64 gfn, enum pkvm_request request)
+int pkvm_start_request(struct pkvm_hyp_vcpu *hyp_vcpu, u64 gfn, enum kvm_gmem_request request)
 {
 	struct pkvm_hyp_vm *vm = pkvm_hyp_vcpu_to_hyp_vm(hyp_vcpu);
 	int ret;
@@ -160,11 +160,11 @@ static bool request_is_met(struct pkvm_hyp_vm *vm, struct pkvm_hyp_vcpu *hyp_vcp
 		return false;
 
 	switch (hyp_vcpu->request) {
-	case PKVM_REQUEST_SHARE:
+	case KVM_GMEM_REQUEST_SHARE:
 		return state == PKVM_PAGE_SHARED_OWNED;
-	case PKVM_REQUEST_UNSHARE:
+	case KVM_GMEM_REQUEST_UNSHARE:
 		return state == PKVM_PAGE_OWNED;
-	case PKVM_REQUEST_RELINQUISH:
+	case KVM_GMEM_REQUEST_RELINQUISH:
 		/* Lost by other means. */
 		return state == PKVM_POISON;
 	default:
@@ -253,7 +253,7 @@ int __pkvm_host_share_requested(u64 gfn, struct pkvm_hyp_vm *vm)
 	host_lock_component();
 	guest_lock_component(vm);
 
-	if (has_request(vm, gfn, PKVM_REQUEST_SHARE))
+	if (has_request(vm, gfn, KVM_GMEM_REQUEST_SHARE))
 		ret = guest_share_host_locked(vm, gfn);
 
 	guest_unlock_component(vm);
@@ -269,7 +269,7 @@ int __pkvm_host_unshare_requested(u64 gfn, struct pkvm_hyp_vm *vm)
 	host_lock_component();
 	guest_lock_component(vm);
 
-	if (has_request(vm, gfn, PKVM_REQUEST_UNSHARE))
+	if (has_request(vm, gfn, KVM_GMEM_REQUEST_UNSHARE))
 		ret = guest_unshare_host_locked(vm, gfn);
 
 	guest_unlock_component(vm);
@@ -296,7 +296,7 @@ int __pkvm_host_donate_gmem(u64 pfn, u64 gfn, bool share, struct pkvm_hyp_vcpu *
 	host_lock_component();
 	guest_lock_component(vm);
 
-	if (share && !has_request(vm, gfn, PKVM_REQUEST_SHARE))
+	if (share && !has_request(vm, gfn, KVM_GMEM_REQUEST_SHARE))
 		goto unlock;
 
 	ret = host_donate_guest_locked(pfn, gfn, hyp_vcpu);
@@ -353,7 +353,7 @@ static int take_page_locked(u64 gfn, struct pkvm_hyp_vm *vm)
 		return ret == -EHWPOISON ? 0 : ret;
 
 	/* Either replaces a leaf, and needs no page table. */
-	if (has_request(vm, gfn, PKVM_REQUEST_RELINQUISH))
+	if (has_request(vm, gfn, KVM_GMEM_REQUEST_RELINQUISH))
 		ret = kvm_pgtable_stage2_unmap(&vm->pgt, ipa, PAGE_SIZE);
 	else
 		ret = kvm_pgtable_stage2_annotate(&vm->pgt, ipa, PAGE_SIZE, NULL,
@@ -390,7 +390,7 @@ int __pkvm_host_relinquish_requested(u64 gfn, struct pkvm_hyp_vm *vm)
 	host_lock_component();
 	guest_lock_component(vm);
 
-	if (has_request(vm, gfn, PKVM_REQUEST_RELINQUISH))
+	if (has_request(vm, gfn, KVM_GMEM_REQUEST_RELINQUISH))
 		ret = take_page_locked(gfn, vm);
 
 	guest_unlock_component(vm);

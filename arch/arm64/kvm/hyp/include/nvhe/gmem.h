@@ -4,7 +4,7 @@
 
 #include <nvhe/pkvm.h>
 
-int pkvm_start_request(struct pkvm_hyp_vcpu *hyp_vcpu, u64 gfn, enum pkvm_request request);
+int pkvm_start_request(struct pkvm_hyp_vcpu *hyp_vcpu, u64 gfn, enum kvm_gmem_request request);
 void pkvm_finish_request(struct pkvm_hyp_vcpu *hyp_vcpu);
 void pkvm_retract_request(struct pkvm_hyp_vcpu *hyp_vcpu);
 
