@@ -113,15 +113,18 @@ static void discard(struct vm *vm, __u64 gpa, __u64 size, bool private)
 		err(1, "discard");
 }
 
-/* Makes a range of guest memory private or shared. Returns 0 or -errno. */
-static int convert(struct vm *vm, __u64 gpa, __u64 size, bool private)
+/*
+ * Makes a range of guest memory private or shared; keeps the bytes if the guest waits for
+ * that, and isn't allowed to otherwise. Returns 0 or -errno.
+ */
+static int convert(struct vm *vm, __u64 gpa, __u64 size, bool private, bool keep)
 {
 	/* One slot, one file: the offset in the file is the guest's address. */
 	struct kvm_memory_attributes2 a = {
 		.offset = gpa,
 		.size = size,
 		.attributes = private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
-		.flags = vm->two_backings ? 0 : KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE,
+		.flags = keep ? KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE : 0,
 	};
 	int tries = 0, ret;
 	double start, took;
@@ -158,7 +161,7 @@ static int convert(struct vm *vm, __u64 gpa, __u64 size, bool private)
 
 static void must_convert(struct vm *vm, __u64 gpa, __u64 size, bool private)
 {
-	if (convert(vm, gpa, size, private))
+	if (convert(vm, gpa, size, private, false))
 		exit(1);
 }
 
@@ -178,6 +181,22 @@ static void try_read(struct vm *vm, __u64 gpa)
 	if (!sigsetjmp(refused, 1))
 		errx(1, "a private page, 0x%llx, could be read: 0x%02x", gpa, vm->mem[gpa]);
 	say(vm, "VMM: reading the private page at 0x%llx is refused (SIGBUS)", gpa);
+}
+
+/* Really tries to take a private page with its bytes, which the guest has not asked for. */
+static void try_take(struct vm *vm, __u64 gpa)
+{
+	struct kvm_memory_attributes2 a = {
+		.offset = gpa,
+		.size = PAGE_SIZE,
+		.flags = KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE,
+	};
+
+	if (quiet || vm->two_backings)
+		return;
+	if (!ioctl(vm->gmem, KVM_SET_MEMORY_ATTRIBUTES2, &a) || errno != EPERM)
+		err(1, "taking a private page, 0x%llx, was not refused", gpa);
+	say(vm, "VMM: sharing it with its bytes, unasked, is refused (EPERM)");
 }
 
 static void create_vm(struct vm *vm, int kvm)
@@ -210,9 +229,10 @@ static void create_vm(struct vm *vm, int kvm)
 		require(vm->fd, KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES,
 			KVM_MEMORY_ATTRIBUTE_PRIVATE,
 			"conversion in place");
-		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS_TO_PRIVATE,
-			KVM_SET_MEMORY_ATTRIBUTES2_PRESERVE, "conversion that keeps content");
-		gmem.flags = GUEST_MEMFD_FLAG_MMAP;
+		gmem.flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_WRITE |
+			     GUEST_MEMFD_FLAG_GUEST_CONTENT;
+		require(vm->fd, KVM_CAP_GUEST_MEMFD_FLAGS, gmem.flags,
+			"content at the guest's request");
 		vm->gmem = IOCTL(vm->fd, KVM_CREATE_GUEST_MEMFD, &gmem);
 		vm->mem = mmap(NULL, vm->size, prot, MAP_SHARED, vm->gmem, 0);
 	}
@@ -234,11 +254,29 @@ static void create_vm(struct vm *vm, int kvm)
 		must_convert(vm, 0, vm->size, true);
 }
 
-/* The initial image: make pages shared, fill them, make them private. */
+/* The guest's code, in private pages that are not there yet: write() fills them. */
+static void load_private(struct vm *vm)
+{
+	size_t size = guest_image_end - guest_image - (GUEST_CODE - GUEST_STUB);
+	size_t room = PAGES(size) * PAGE_SIZE;
+	__u8 *code = calloc(1, room);
+
+	if (!code)
+		err(1, "the guest's code");
+	memcpy(code, guest_image + GUEST_CODE - GUEST_STUB, size);
+	if (pwrite(vm->gmem, code, room, GUEST_CODE) != (ssize_t)room)
+		err(1, "writing the guest's code");
+	free(code);
+	say(vm, "VMM: wrote the guest's code to private memory, %s", pages(PAGES(size)));
+	try_read(vm, GUEST_CODE);
+	try_take(vm, GUEST_CODE);
+}
+
+/* The initial image: what is shared is made so, and filled; what is private is written. */
 static void load(struct vm *vm)
 {
 	struct guest_mailbox mailbox = { .length = length };
-	size_t image = PAGES(guest_image_end - guest_image) * PAGE_SIZE;
+	size_t image = guest_image_end - guest_image;
 	unsigned int eax, ebx, ecx, edx;
 
 	__cpuid(0, eax, ebx, ecx, edx);
@@ -246,18 +284,19 @@ static void load(struct vm *vm)
 	if (vm->two_backings)	/* the VM is larger for this, see main() */
 		mailbox.copy_to = vm->size - PAGES(length) * PAGE_SIZE;
 
-	must_convert(vm, GUEST_STUB, image, false);
+	/* With two backings the VMM cannot fill private memory: the code is shared, too. */
+	if (!vm->two_backings)
+		image = GUEST_RESULT - GUEST_STUB;
+	must_convert(vm, GUEST_STUB, PAGES(image) * PAGE_SIZE, false);
 	must_convert(vm, GUEST_WINDOW, PAGES(length) * PAGE_SIZE, false);
-	memcpy(vm->mem + GUEST_STUB, guest_image, guest_image_end - guest_image);
+	memcpy(vm->mem + GUEST_STUB, guest_image, image);
 	memcpy(vm->mem + GUEST_MAILBOX, &mailbox, sizeof(mailbox));
 	memcpy(vm->mem + GUEST_WINDOW, file, length);
-	say(vm, "VMM: wrote the guest's code and %s bytes of %s to them", num(length), name);
-
-	/* With two backings the VMM cannot fill private memory: the code stays. */
+	say(vm, "VMM: wrote hypercalls, a mailbox and %s bytes of %s to them", num(length), name);
 	if (vm->two_backings)
-		image = GUEST_CODE - GUEST_STUB;
-	must_convert(vm, GUEST_RESULT, GUEST_STUB + image - GUEST_RESULT, true);
-	try_read(vm, GUEST_CODE);
+		must_convert(vm, GUEST_RESULT, PAGE_SIZE, true);
+	else
+		load_private(vm);
 }
 
 /* The guest asks for a conversion: check what it says like any input. */
@@ -265,6 +304,7 @@ static void on_hypercall(struct vm *vm)
 {
 	__u64 gpa = vm->vcpu.run->hypercall.args[0], n = vm->vcpu.run->hypercall.args[1];
 	bool private = vm->vcpu.run->hypercall.args[2] & KVM_MAP_GPA_RANGE_ENCRYPTED;
+	bool keep = vm->vcpu.run->hypercall.args[2] & KVM_MAP_GPA_RANGE_PRESERVE;
 
 	/*
 	 * The guest of this VM type finds it in its register.  For a request of
@@ -278,9 +318,9 @@ static void on_hypercall(struct vm *vm)
 
 	if (!private)
 		try_read(vm, gpa);
-	say(vm, "guest: please make %s at 0x%llx %s", pages(n), gpa,
-	    private ? "private" : "shared");
-	if (convert(vm, gpa, n * PAGE_SIZE, private))
+	say(vm, "guest: please make %s at 0x%llx %s%s", pages(n), gpa,
+	    private ? "private" : "shared", keep ? ", and keep the bytes" : "");
+	if (convert(vm, gpa, n * PAGE_SIZE, private, keep))
 		return;
 	if (private)
 		try_read(vm, gpa);

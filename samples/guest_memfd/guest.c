@@ -75,6 +75,15 @@ static void convert(const struct guest_mailbox *m, __u32 gpa, __u32 length,
 		done(1);
 }
 
+/* What the VMM offers. */
+static __u32 kvm_features(void)
+{
+	__u32 eax = KVM_CPUID_FEATURES, ebx, ecx = 0, edx;
+
+	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+	return eax;
+}
+
 /* Nobody shares memory with this guest, it has ports alone. */
 static void tell_digest(const void *file, __u32 length)
 {
@@ -93,6 +102,7 @@ void guest_main(void)
 	const void *file = (void *)GUEST_WINDOW;
 	__u8 digest[SHA256_SIZE];
 	struct guest_mailbox m;
+	__u32 keep = 0;
 
 	/* The VMM can write the mailbox at any time: read it once, then check. */
 	memcpy(&m, (void *)GUEST_MAILBOX, sizeof(m));
@@ -106,15 +116,19 @@ void guest_main(void)
 	/* Two backings: converted pages lose their bytes, so copy them first. */
 	if (m.copy_to)
 		file = memcpy((void *)m.copy_to, file, m.length);
-	convert(&m, GUEST_WINDOW, m.length, KVM_MAP_GPA_RANGE_ENCRYPTED);
+	else if (kvm_features() & 1u << KVM_FEATURE_MAP_GPA_RANGE_PRESERVE)
+		keep = KVM_MAP_GPA_RANGE_PRESERVE;
+	else
+		done(1);
+	convert(&m, GUEST_WINDOW, m.length, KVM_MAP_GPA_RANGE_ENCRYPTED | keep);
 
 	/* Only now is the content final: the VMM cannot change it any more. */
 	sha256(file, m.length, digest);
 
-	/* In place the bytes go along; with two backings they would be lost. */
+	/* In place the bytes go along if asked for; with two backings they would be lost. */
 	if (!m.copy_to)
 		memcpy(result, digest, sizeof(digest));
-	convert(&m, GUEST_RESULT, PAGE_SIZE, KVM_MAP_GPA_RANGE_DECRYPTED);
+	convert(&m, GUEST_RESULT, PAGE_SIZE, KVM_MAP_GPA_RANGE_DECRYPTED | keep);
 	if (m.copy_to)
 		memcpy(result, digest, sizeof(digest));
 	done(0);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <linux/kvm_para.h>
 
 #include "guest.h"
 #include "vmm.h"
@@ -67,10 +68,31 @@ void require(int vm, unsigned long cap, int bits, const char *what)
 		errx(1, "this kernel has no %s", what);
 }
 
-/*
- * It knows of KVM_HC_MAP_GPA_RANGE; a guest that asks first finds
- * KVM_FEATURE_HC_MAP_GPA_RANGE in the CPUID that its VMM sets.
- */
+/* All of CPUID that the guest looks at: KVM, and what of it the VMM serves. */
+static void set_cpuid(int vcpu)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[2];
+	} cpuid = {
+		.head.nent = 2,
+		.entries[0] = {
+			.function = KVM_CPUID_SIGNATURE,
+			.eax = KVM_CPUID_FEATURES,
+			.ebx = 0x4b4d564b,	/* KVMKVMKVM */
+			.ecx = 0x564b4d56,
+			.edx = 0x4d,
+		},
+		.entries[1] = {
+			.function = KVM_CPUID_FEATURES,
+			.eax = 1u << KVM_FEATURE_HC_MAP_GPA_RANGE |
+			       1u << KVM_FEATURE_MAP_GPA_RANGE_PRESERVE,
+		},
+	};
+
+	IOCTL(vcpu, KVM_SET_CPUID2, &cpuid);
+}
+
 void create_vcpu(struct vcpu *vcpu, int vm, int kvm)
 {
 	struct kvm_segment flat = {
@@ -86,6 +108,7 @@ void create_vcpu(struct vcpu *vcpu, int vm, int kvm)
 	if (vcpu->run == MAP_FAILED)
 		err(1, "mmap of the vCPU");
 
+	set_cpuid(vcpu->fd);
 	IOCTL(vcpu->fd, KVM_GET_SREGS, &sregs);
 	sregs.cr0 |= 1;		/* protected mode */
 	sregs.cs = flat;

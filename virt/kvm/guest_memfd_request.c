@@ -13,9 +13,9 @@
  * it is one that keeps the bytes.
  *
  * A request names a direction and a range of gfns.  A vCPU has at most one, and opens it
- * by its own exit.  It is closed when the vCPU enters KVM_RUN again, be it with
- * immediate_exit, when it is reset, and when the memslot goes that the pages are in: what
- * is bound there later is not what the guest has asked for.
+ * by its own exit.  It is closed when the vCPU runs again, on x86 by any KVM_RUN, also one
+ * with immediate_exit; when the vCPU is reset; and when the memslot goes that the pages are
+ * in, or its file: what is bound there later is not what the guest has asked for.
  *
  * A conversion that finds a request open relies on it to its end: whoever closes it waits
  * for conversions of the pages that are under way.  So when the guest goes on, what it has
