@@ -308,7 +308,6 @@ extern const struct kvm_gmem_ops kvm_gmem_default_ops;
 
 int kvm_gmem_map_page(struct kvm *kvm, struct kvm_memory_slot *slot, gfn_t gfn,
 		      bool is_private, int (*map)(void *arg, kvm_pfn_t pfn), void *arg);
-void kvm_gmem_sync_state(struct kvm_memory_slot *slot, gfn_t gfn);
 
 bool kvm_gmem_slot_is_out(const struct kvm_memory_slot *slot);
 bool kvm_gmem_is_uniform(const struct kvm_memory_slot *slot, gfn_t start, gfn_t end);
