@@ -562,8 +562,10 @@ static void pkvm_gmem_content(struct kvm *kvm, bool to_private,
 static int pkvm_gmem_may_convert(struct kvm *kvm, struct kvm_memory_slot *slot,
 				 struct kvm_gfn_range *range, bool to_private)
 {
-	enum kvm_gmem_request request = to_private ? KVM_GMEM_REQUEST_UNSHARE : KVM_GMEM_REQUEST_SHARE;
+	enum kvm_gmem_request request;
 	struct pkvm_mapping *m;
+
+	request = to_private ? KVM_GMEM_REQUEST_UNSHARE : KVM_GMEM_REQUEST_SHARE;
 
 	guard(read_lock)(&kvm->mmu_lock);
 
