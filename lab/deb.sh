@@ -23,7 +23,7 @@ echo "lab: the first time this takes about $((steps * 2 / 5 / cpus / 60)) minute
 export KCPPFLAGS=-fmacro-prefix-map=../../linux/=
 lab/progress.sh "packages $flavour" "$log" "$steps" "$@" HOSTCC="ccache gcc" \
 	LOCALVERSION="-gmem-$flavour" KDEB_SOURCENAME=linux-gmem KDEB_PKGVERSION="$version-1" \
-	KDEB_CHANGELOG_DIST=unstable DPKG_FLAGS="-d -T$targets --hook-init=$PWD/lab/deb-changelog.sh" \
+	KDEB_CHANGELOG_DIST=unstable DPKG_FLAGS="-d -T$targets --hook-init=$PWD/lab/deb-hook.sh" \
 	bindeb-pkg
 for f in build/deb/linux-*"$version-gmem-$flavour"*_"$version-1_$arch.deb"; do
 	[ ! -e "$f" ] || du -h "$f"

@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# deb-changelog.sh: tell in debian/changelog what is not as in Debian's configuration.
-# dpkg-buildpackage starts it where the kernel is built: .config.debian is Debian's,
-# .config.requested has the lines that were asked for.
+# deb-hook.sh: add to debian/, which scripts/package made, what the kernel doesn't know:
+# in changelog, what is not as in Debian's configuration; in control, what the tools in the
+# package of headers need.  dpkg-buildpackage starts it where the kernel is built:
+# .config.debian is Debian's, .config.requested has the lines that were asked for.
 set -eu
 changes=$(mktemp)
-trap 'rm -f "$changes"' EXIT
+trap 'rm -f "$changes" "$changes".*' EXIT
 # Lines as diffconfig has them: " A n -> y", "+B y", "-C y".  What is new and off, or was
 # off and is gone, is no change.
 source/scripts/diffconfig .config.debian .config | grep -v '^[+-][^ ]* n$' >"$changes.all"
@@ -22,3 +23,6 @@ list() { awk -v want="$1" '
 	list 0
 } >"$changes"
 sed -i -e "/^  \* Custom built Linux kernel/{r $changes" -e 'd}' debian/changelog
+
+# objtool, without which no module is built, is linked with libelf.
+sed -i -e '/^Package: linux-headers-/a Depends: libelf1' debian/control
