@@ -277,7 +277,7 @@ void fuzz_op_bind_bad(struct fuzz_world *w, const u32 *arg)
 		region.memory_size = 2 * PAGE_SIZE;
 		break;
 	case 5:
-		region.guest_memfd = w->nth_fd;
+		region.guest_memfd = vm->vm->fd;
 		break;
 	case 6:
 		region.memory_size = (f->nr + 1) * PAGE_SIZE;
