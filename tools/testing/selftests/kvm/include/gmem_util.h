@@ -500,4 +500,7 @@ void gmem_give_frames_back(void);
  */
 void gmem_poison_mapped(void *addr);
 
+/* The kernel has MADV_HWPOISON, and this user may use it. */
+bool gmem_may_poison(void);
+
 #endif /* SELFTEST_KVM_GMEM_UTIL_H */

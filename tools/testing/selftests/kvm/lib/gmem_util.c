@@ -643,3 +643,9 @@ void gmem_poison_mapped(void *addr)
 {
 	gmem_try(madvise(addr, PAGE_SIZE, MADV_HWPOISON));
 }
+
+/* Not by an empty range: nobody checks privilege there.  Nothing is at NULL. */
+bool gmem_may_poison(void)
+{
+	return madvise(NULL, PAGE_SIZE, MADV_HWPOISON) && errno == EFAULT;
+}

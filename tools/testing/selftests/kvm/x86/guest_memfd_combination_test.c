@@ -689,8 +689,7 @@ static void name##_case(struct world *w, struct stage *s)
 
 static bool can_poison(void)
 {
-	return !madvise(NULL, 0, MADV_HWPOISON) &&
-	       !access(GMEM_HWPOISON_DIR "corrupt-pfn", W_OK);
+	return gmem_may_poison() && !access(GMEM_HWPOISON_DIR "corrupt-pfn", W_OK);
 }
 
 #define NO_POISON	"No simulation of memory errors"

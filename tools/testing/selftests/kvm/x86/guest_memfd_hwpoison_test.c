@@ -22,7 +22,7 @@
 #define USER_PAUSE		64
 
 #define MAPPED_TEST(name)							\
-	GMEM_TEST_IF(name, !madvise(NULL, 0, MADV_HWPOISON), "No MADV_HWPOISON")
+	GMEM_TEST_IF(name, gmem_may_poison(), "No MADV_HWPOISON")
 
 #define FRAME_TEST(name)							\
 	GMEM_TEST_IF(name, !access(GMEM_HWPOISON_DIR "corrupt-pfn", W_OK),		\
