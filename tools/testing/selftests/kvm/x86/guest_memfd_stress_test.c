@@ -6,7 +6,8 @@
  * Page p belongs to thread p % NR_THREADS, which alone operates on it and keeps
  * its model; hence neighbours in the file always belong to others, and race.
  * Guests touch pages on behalf of the threads, through a mailbox for each.
- * Now and then one thread stops the others, and operates on the whole file.
+ * Now and then one thread stops the others, and operates on the whole file.  It may
+ * switch the slot, too, such that vCPUs exit for pages that are absent.
  */
 #include <asm/barrier.h>
 
@@ -25,9 +26,13 @@
 /* One operation of this many is one on the whole file. */
 #define WHOLE_FILE_ONE_IN	64
 
-/* A page is filled with one value; zero after ZERO, DISCARD and a hole. */
+/*
+ * A page is filled with one value; zero after ZERO, DISCARD and a hole.  What is present
+ * is known where pages come and go alone.
+ */
 struct page_model {
 	bool private;
+	bool present;
 	u64 val;
 };
 
@@ -56,10 +61,14 @@ static struct stress_thread threads[NR_THREADS];
 static struct page_model model[NR_PAGES_HUGE];
 static pthread_rwlock_t world;
 static struct kvm_vm *vm;
-static u64 file_flags = GMEM_SHARED_FILE;
+static u64 file_flags = GMEM_SHARED_FILE | GUEST_MEMFD_FLAG_WRITE;
 static u64 nr_pages = NR_PAGES;
 static u64 ops_per_thread;
 static struct gmem g;
+
+/* Is what is absent for the VMM to fill, and for nobody else? */
+static bool userfault;
+static u64 nr_missing, nr_filled, nr_refused;
 
 /* ---- The guest ---- */
 
@@ -99,12 +108,34 @@ static void guest_code(u64 vcpu)
 	GUEST_DONE();
 }
 
+static bool is_huge(void)
+{
+	return file_flags & GUEST_MEMFD_FLAG_HUGE;
+}
+
+/* An exit for a page that is missing; what it asks for is allocated. */
+static void serve_missing(struct kvm_vcpu *vcpu, int error)
+{
+	struct kvm_run *run = vcpu->run;
+
+	TEST_ASSERT(error == EFAULT && run->exit_reason == KVM_EXIT_MEMORY_FAULT &&
+		    run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_USERFAULT,
+		    "KVM_RUN: %s, exit %s", strerror(error), exit_reason_str(run->exit_reason));
+	TEST_ASSERT(is_huge() || run->memory_fault.size == PAGE_SIZE, "%llu bytes are missing",
+		    run->memory_fault.size);
+	kvm_fallocate(g.fd, FALLOC_FL_KEEP_SIZE, run->memory_fault.gpa - g.gpa,
+		      run->memory_fault.size);
+	__atomic_add_fetch(&nr_missing, 1, __ATOMIC_RELAXED);
+}
+
 static void *vcpu_thread(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
 
 	for (;;) {
-		vcpu_run(vcpu);
+		while (__vcpu_run(vcpu))
+			if (errno != EINTR)
+				serve_missing(vcpu, errno);
 		if (gmem_get_ucall(vcpu) == UCALL_DONE)
 			return NULL;
 		sched_yield();
@@ -125,9 +156,26 @@ static void ask_guest(struct stress_thread *t, u64 page, bool write, u64 val)
 
 	TEST_ASSERT(write || box->bad_val == val,
 		    "Guest, page %lu: 0x%lx, want 0x%lx", page, box->bad_val, val);
+	model[page].present = true;
 }
 
 /* ---- Operations on one page ---- */
+
+/* Does it agree with the model that a user's access is SIGBUS, or not? */
+static void check_code(u64 page, int code)
+{
+	struct page_model *m = &model[page];
+	bool missing = userfault && !m->present;
+
+	/* Another thread may have brought the page, as a part of a large one. */
+	if (is_huge() && missing && !m->private && !code)
+		missing = false;
+	TEST_ASSERT(code == (m->private || missing ? BUS_ADRERR : 0),
+		    "Page %lu, private %d, present %d, filled on demand %d: si_code %d", page,
+		    m->private, m->present, userfault, code);
+	if (!code)
+		m->present = true;
+}
 
 static void check_user_page(u64 page)
 {
@@ -136,8 +184,7 @@ static void check_user_page(u64 page)
 	int w, code;
 
 	code = gmem_try(w = gmem_check_words(p, m->val, &seen));
-	TEST_ASSERT(!!code == m->private, "Page %lu is %s, want %s", page,
-		    code ? "private" : "shared", m->private ? "private" : "shared");
+	check_code(page, code);
 	if (code)
 		return;
 	TEST_ASSERT(w < 0, "User, page %lu word %d: 0x%lx, want 0x%lx",
@@ -154,8 +201,7 @@ static void op_user_write(struct stress_thread *t, u64 page)
 	u64 *p = (u64 *)(g.mem + page * PAGE_SIZE), val = t->next_val++;
 	int code = gmem_try(gmem_fill_words(p, val));
 
-	TEST_ASSERT(!!code == model[page].private, "Write to %s page %lu: si_code %d",
-		    model[page].private ? "private" : "shared", page, code);
+	check_code(page, code);
 	if (!code)
 		model[page].val = val;
 }
@@ -187,6 +233,9 @@ static void model_convert(u64 first, u64 nr, bool private, u64 flags)
 		model[page].private = private;
 		if (flags & (GMEM_ZERO | GMEM_DISCARD))
 			model[page].val = 0;
+		/* With ZERO a large page may come in the place of single ones. */
+		if (flags & GMEM_DISCARD || (flags & GMEM_ZERO && is_huge()))
+			model[page].present = false;
 	}
 }
 
@@ -214,11 +263,32 @@ static void op_punch(struct stress_thread *t, u64 page)
 {
 	punch_pages(page, 1);
 	model[page].val = 0;
+	model[page].present = false;
 }
 
 static void op_allocate(struct stress_thread *t, u64 page)
 {
 	gmem_allocate(&g, page, 1);
+	model[page].present = true;
+}
+
+/* write() fills what is absent, on either side, and leaves alone what is not. */
+static void op_fill(struct stress_thread *t, u64 page)
+{
+	struct page_model *m = &model[page];
+	u64 words[PAGE_SIZE / sizeof(u64)], val = t->next_val++;
+	ssize_t r;
+
+	gmem_fill_words(words, val);
+	r = pwrite(g.fd, words, PAGE_SIZE, page * PAGE_SIZE);
+	TEST_ASSERT(r == PAGE_SIZE ? !m->present :
+		    r == -1 && errno == EEXIST && (m->present || is_huge()),
+		    "write() to page %lu, present %d: %ld, %s", page, m->present, r,
+		    strerror(errno));
+	m->present = true;
+	if (r == PAGE_SIZE)
+		m->val = val;
+	__atomic_add_fetch(r == PAGE_SIZE ? &nr_filled : &nr_refused, 1, __ATOMIC_RELAXED);
 }
 
 /* A conversion that must fail, and change nothing. */
@@ -226,13 +296,14 @@ static void op_held(struct stress_thread *t, u64 page)
 {
 	int pipes[2], r;
 
-	if (model[page].private)
+	if (model[page].private || (userfault && !model[page].present))
 		return;
 
 	hold_by_pipe(pipes, g.mem + page * PAGE_SIZE);
 	r = __gmem_convert(g.fd, page * PAGE_SIZE, PAGE_SIZE, GMEM_PRIVATE, 0, NULL);
 	TEST_ASSERT(r == EAGAIN, "Converting held page %lu: %s", page, strerror(r));
 	release_pipe(pipes);
+	model[page].present = true;
 }
 
 static const struct op {
@@ -246,6 +317,7 @@ static const struct op {
 	{ op_guest_write, 2 },
 	{ op_punch, 1 },
 	{ op_allocate, 1 },
+	{ op_fill, 2 },
 	{ op_held, 1 },
 };
 
@@ -282,8 +354,10 @@ static void whole_punch(struct stress_thread *t)
 	u64 page;
 
 	punch_pages(0, nr_pages);
-	for (page = 0; page < nr_pages; page++)
+	for (page = 0; page < nr_pages; page++) {
 		model[page].val = 0;
+		model[page].present = false;
+	}
 }
 
 /* Only thus do large pages come back that conversions have split. */
@@ -296,9 +370,29 @@ static void whole_renew(struct stress_thread *t)
 	model_convert(0, nr_pages, private, flags);
 }
 
+/* vCPUs run on, and find what is present as they had it. */
+static void whole_switch(struct stress_thread *t)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.slot = g.slot,
+		.flags = KVM_MEM_GUEST_MEMFD | (userfault ? 0 : KVM_MEM_USERFAULT),
+		.guest_phys_addr = g.gpa,
+		.memory_size = g.size,
+		.userspace_addr = g.no_user_addr ? 0 : (u64)g.mem,
+		.guest_memfd = g.fd,
+	};
+
+	if (!vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_USERFAULT))
+		return;
+
+	vm_ioctl(vm, KVM_SET_USER_MEMORY_REGION2, &region);
+	userfault = !userfault;
+}
+
 static void whole_rebind(struct stress_thread *t)
 {
 	gmem_unbind(&g);
+	userfault = false;
 	if (kvm_random_bool(&t->random))
 		whole_convert(t);
 	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
@@ -307,6 +401,7 @@ static void whole_rebind(struct stress_thread *t)
 static void whole_remap(struct stress_thread *t)
 {
 	gmem_unbind(&g);
+	userfault = false;
 	g.no_user_addr = kvm_random_bool(&t->random);
 	kvm_munmap(g.mem, g.size);
 	g.mem = kvm_mmap(g.size, PROT_READ | PROT_WRITE, MAP_SHARED, g.fd);
@@ -326,6 +421,8 @@ static void (* const whole_ops[])(struct stress_thread *t) = {
 	whole_convert,
 	whole_punch,
 	whole_renew,
+	whole_switch,
+	whole_switch,
 	whole_rebind,
 	whole_remap,
 	whole_check,
@@ -414,6 +511,9 @@ static void run_stress(u32 seed)
 	gmem_destroy(&g);
 	kvm_vm_free(vm);
 	TEST_ASSERT_EQ(gmem_nr_file_pages(), nr_cached);
+	printf("write(): %lu filled, %lu refused; %lu exits for what was missing\n", nr_filled,
+	       nr_refused, nr_missing);
+	TEST_ASSERT(nr_filled && nr_refused, "write() has not met both");
 }
 
 int main(int argc, char *argv[])
@@ -422,8 +522,11 @@ int main(int argc, char *argv[])
 	u64 nr_ops = GMEM_LOOPS(DEFAULT_OPS);
 	int opt;
 
-	while ((opt = getopt(argc, argv, "hHs:n:")) != -1) {
+	while ((opt = getopt(argc, argv, "hDHs:n:")) != -1) {
 		switch (opt) {
+		case 'D':
+			file_flags |= GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+			break;
 		case 'H':
 			file_flags |= GUEST_MEMFD_FLAG_HUGE;
 			nr_pages = NR_PAGES_HUGE;
@@ -435,7 +538,7 @@ int main(int argc, char *argv[])
 			nr_ops = atoi_positive("number of operations", optarg);
 			break;
 		default:
-			printf("usage: %s [-H] [-s seed] [-n operations]\n", argv[0]);
+			printf("usage: %s [-D] [-H] [-s seed] [-n operations]\n", argv[0]);
 			return opt == 'h' ? 0 : KSFT_FAIL;
 		}
 	}
@@ -446,9 +549,9 @@ int main(int argc, char *argv[])
 	/* Zero would be the end of all randomness. */
 	seed = seed ?: 1;
 	ops_per_thread = (nr_ops + NR_THREADS - 1) / NR_THREADS;
-	printf("Seed %u, %lu operations: %s%s -s %u -n %lu\n", seed,
-	       ops_per_thread * NR_THREADS, argv[0],
-	       file_flags & GUEST_MEMFD_FLAG_HUGE ? " -H" : "", seed, nr_ops);
+	printf("Seed %u, %lu operations: %s%s%s -s %u -n %lu\n", seed,
+	       ops_per_thread * NR_THREADS, argv[0], is_huge() ? " -H" : "",
+	       file_flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP ? " -D" : "", seed, nr_ops);
 
 	gmem_test_init();
 	run_stress(seed);
