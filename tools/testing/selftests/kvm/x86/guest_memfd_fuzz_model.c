@@ -65,6 +65,12 @@ bool fuzz_file_is_huge(const struct fuzz_file *f)
 	return f->flags & GUEST_MEMFD_FLAG_HUGE;
 }
 
+/* Outside the direct map for good: nobody gets a reference to a page. */
+bool fuzz_file_is_out(const struct fuzz_file *f)
+{
+	return f->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP && f->kind != FUZZ_IN_PLACE;
+}
+
 struct fuzz_hold *fuzz_find_hold(struct fuzz_world *w, struct fuzz_file *f,
 				 u64 first, u64 nr)
 {
@@ -121,6 +127,8 @@ void fuzz_file_drop(struct fuzz_world *w, struct fuzz_file *f, u64 first, u64 nr
 	for (page = first; page < first + nr; page++) {
 		f->pages[page].val = 0;
 		f->pages[page].poisoned = false;
+		f->pages[page].present = false;
+		f->pages[page].unsure = false;
 	}
 }
 
@@ -139,15 +147,93 @@ void fuzz_file_put(struct fuzz_world *w, struct fuzz_file *f)
 				w->vms[i].slots[j].file = NULL;
 }
 
+/* ---- What is present ---- */
+
+static void page_is(struct fuzz_world *w, struct fuzz_file *f, u64 page, bool present)
+{
+	struct fuzz_page *p = &f->pages[page];
+
+	fuzz_check(w, p->unsure || p->present == present, "File %ld page %lu: present %d, want %d",
+		   f - w->files, page, present, p->present);
+	p->present = present;
+	p->unsure = false;
+}
+
+/* By the file descriptor, as long as there is one: is present what should be? */
+void fuzz_look(struct fuzz_world *w, struct fuzz_file *f)
+{
+	u64 end = f->nr * PAGE_SIZE, page = 0;
+	off_t data, hole = 0;
+
+	while (f->fd >= 0 && page < f->nr) {
+		data = lseek(f->fd, hole, SEEK_DATA);
+		fuzz_check(w, data >= 0 || errno == ENXIO, "SEEK_DATA: %s", strerror(errno));
+		data = data < 0 ? end : data;
+		hole = data == end ? end : lseek(f->fd, data, SEEK_HOLE);
+		fuzz_check(w, hole > data || data == end, "SEEK_HOLE: %ld after %ld", hole, data);
+		while (page < data / PAGE_SIZE)
+			page_is(w, f, page++, false);
+		while (page < hole / PAGE_SIZE)
+			page_is(w, f, page++, true);
+	}
+}
+
+void fuzz_make_sure(struct fuzz_world *w, struct fuzz_file *f, u64 page)
+{
+	if (f->pages[page].unsure)
+		fuzz_look(w, f);
+}
+
+/* Whether these have come or gone is not known; what is bad stays. */
+void fuzz_doubt(struct fuzz_file *f, u64 first, u64 nr)
+{
+	u64 end = first + nr;
+
+	if (fuzz_file_is_huge(f)) {
+		first = first / FUZZ_NR_LARGE * FUZZ_NR_LARGE;
+		end = min(f->nr, (end + FUZZ_NR_LARGE - 1) / FUZZ_NR_LARGE * FUZZ_NR_LARGE);
+	}
+	for (; first < end; first++)
+		f->pages[first].unsure = !f->pages[first].poisoned;
+}
+
+/* Somebody has had the page, which may have brought a large one. */
+void fuzz_touch(struct fuzz_file *f, u64 page)
+{
+	if (f->pages[page].present && !f->pages[page].unsure)
+		return;
+
+	if (fuzz_file_is_huge(f))
+		fuzz_doubt(f, page, 1);
+	f->pages[page].present = true;
+	f->pages[page].unsure = false;
+}
+
 /* ---- Users ---- */
+
+/* Is the page for the VMM to fill, and for nobody else? */
+static bool is_missing_for_users(const struct fuzz_page *p)
+{
+	return p->nr_waiting && !p->present;
+}
 
 bool fuzz_user_may(const struct fuzz_file *f, u64 page)
 {
-	return !f->pages[page].private && !f->pages[page].poisoned;
+	const struct fuzz_page *p = &f->pages[page];
+
+	return !p->private && !p->poisoned && !is_missing_for_users(p);
+}
+
+/* Nobody has the file descriptor to look. */
+bool fuzz_user_unsure(const struct fuzz_file *f, u64 page)
+{
+	const struct fuzz_page *p = &f->pages[page];
+
+	return !p->private && p->nr_waiting && p->unsure;
 }
 
 /* A private page that is poisoned too is refused for either reason. */
-void fuzz_check_code(struct fuzz_world *w, const struct fuzz_file *f, u64 page, int code,
+void fuzz_check_code(struct fuzz_world *w, struct fuzz_file *f, u64 page, int code,
 		     const char *who)
 {
 	const struct fuzz_page *p = &f->pages[page];
@@ -155,12 +241,20 @@ void fuzz_check_code(struct fuzz_world *w, const struct fuzz_file *f, u64 page, 
 
 	if (p->private)
 		good = code == BUS_ADRERR || (p->poisoned && code == BUS_MCEERR_AR);
+	else if (fuzz_user_unsure(f, page))
+		good = !code || code == BUS_ADRERR;
+	else if (is_missing_for_users(p))
+		good = code == BUS_ADRERR;
 	else
 		good = code == (p->poisoned ? BUS_MCEERR_AR : 0);
 
-	fuzz_check(w, good, "%s, file %ld page %lu, %s%s: si_code %d", who,
+	fuzz_check(w, good, "%s, file %ld page %lu, %s%s%s: si_code %d", who,
 		   f - w->files, page, p->private ? "private" : "shared",
-		   p->poisoned ? " and poisoned" : "", code);
+		   p->poisoned ? " and poisoned" : "", p->present ? "" : " and absent", code);
+	if (!code)
+		fuzz_touch(f, page);
+	else if (!p->private && !p->poisoned)
+		fuzz_count(FUZZ_MISSING_USER);
 }
 
 void fuzz_user_read(struct fuzz_world *w, struct fuzz_file *f, u64 page)
@@ -168,6 +262,7 @@ void fuzz_user_read(struct fuzz_world *w, struct fuzz_file *f, u64 page)
 	u64 *p = (u64 *)(f->map + page * PAGE_SIZE), want = f->pages[page].val, seen = 0;
 	int code, word = -1;
 
+	fuzz_make_sure(w, f, page);
 	code = gmem_try(word = gmem_check_words(p, want, &seen));
 	fuzz_check_code(w, f, page, code, "User reads");
 	fuzz_check(w, code || word < 0,
@@ -178,8 +273,10 @@ void fuzz_user_read(struct fuzz_world *w, struct fuzz_file *f, u64 page)
 void fuzz_user_write(struct fuzz_world *w, struct fuzz_file *f, u64 page)
 {
 	u64 *p = (u64 *)(f->map + page * PAGE_SIZE), val = fuzz_new_val(w);
-	int code = gmem_try(gmem_fill_words(p, val));
+	int code;
 
+	fuzz_make_sure(w, f, page);
+	code = gmem_try(gmem_fill_words(p, val));
 	fuzz_check_code(w, f, page, code, "User writes");
 	if (!code)
 		f->pages[page].val = val;
@@ -194,6 +291,17 @@ static struct fuzz_cmd {
 	/* Out: a word that was found, or what the code returned. */
 	u64 seen;
 } fuzz_cmd;
+
+/* KVM emulates each of the copies as a whole: it is KVM that writes the page. */
+static void copy_from_mmio(u64 to)
+{
+	u64 end = to + PAGE_SIZE, from;
+
+	while (to < end) {
+		from = FUZZ_MMIO_GPA;
+		asm volatile("movsq" : "+S"(from), "+D"(to) : : "memory");
+	}
+}
 
 static void guest_serve(struct fuzz_cmd *cmd)
 {
@@ -211,6 +319,9 @@ static void guest_serve(struct fuzz_cmd *cmd)
 		break;
 	case FUZZ_GUEST_EXEC:
 		cmd->seen = code();
+		break;
+	case FUZZ_GUEST_FROM_MMIO:
+		copy_from_mmio(cmd->gva);
 		break;
 	}
 }
@@ -277,7 +388,30 @@ static struct fuzz_slot *find_slot(struct fuzz_vm *vm, u64 gfn)
 	return NULL;
 }
 
-static int file_outcome(struct fuzz_slot *slot, u64 gfn, u64 **val)
+/* Is the page of @slot missing, by its bit or, in @f, by being absent? */
+static bool is_missing(struct fuzz_vm *vm, struct fuzz_slot *slot, u64 gfn,
+		       struct fuzz_file *f, bool *may_miss)
+{
+	u64 i = gfn - slot->gfn;
+	struct fuzz_page *p;
+
+	if (!slot->userfault)
+		return false;
+
+	if (slot->bitmap) {
+		*may_miss = test_bit(i, slot->bitmap) && vm->bit_is_late[slot - vm->slots][i];
+		return test_bit(i, slot->bitmap) && !*may_miss;
+	}
+	if (!f)
+		return false;
+
+	p = &f->pages[slot->pgoff + i];
+	*may_miss = p->unsure;
+	return !p->present && !p->unsure;
+}
+
+static int file_outcome(struct fuzz_vm *vm, struct fuzz_slot *slot, u64 gfn, u64 **val,
+			bool *may_miss)
 {
 	struct fuzz_page *p;
 	int r = EFAULT;
@@ -286,22 +420,65 @@ static int file_outcome(struct fuzz_slot *slot, u64 gfn, u64 **val)
 		p = &slot->file->pages[slot->pgoff + gfn - slot->gfn];
 		*val = &p->val;
 		r = p->poisoned ? EHWPOISON : 0;
+		if (is_missing(vm, slot, gfn, slot->file, may_miss))
+			r = FUZZ_MISSING;
 	}
 	return r;
 }
 
-/* What a guest's access to page @gfn of the window comes to, and where its bytes are. */
-int fuzz_guest_outcome(struct fuzz_vm *vm, u64 gfn, u64 **val)
+/* Has the guest the page of the file, not what is at the slot's user address? */
+static bool guest_has_file(struct fuzz_vm *vm, struct fuzz_slot *slot, u64 gfn)
+{
+	return slot->gmem_only ||
+	       (slot->two_backings && vm->has_private && vm->attr_private[gfn]);
+}
+
+/*
+ * What a guest's access to page @gfn of the window comes to, and where its bytes are.
+ * With *@may_miss it may as well find the page missing.
+ */
+int fuzz_guest_outcome(struct fuzz_vm *vm, u64 gfn, u64 **val, bool *may_miss)
 {
 	struct fuzz_slot *slot = find_slot(vm, gfn);
-	bool private = vm->has_private && vm->attr_private[gfn];
+	int r = 0;
 
 	*val = &vm->plain_val[gfn];
+	*may_miss = false;
 	if (!slot)
 		return FUZZ_MMIO;
-	if (slot->gmem_only || (slot->two_backings && private))
-		return file_outcome(slot, gfn, val);
-	return private ? EFAULT : 0;
+	if (guest_has_file(vm, slot, gfn))
+		return file_outcome(vm, slot, gfn, val, may_miss);
+	if (vm->has_private && vm->attr_private[gfn])
+		r = EFAULT;
+	else if (is_missing(vm, slot, gfn, NULL, may_miss))
+		r = FUZZ_MISSING;
+	return r;
+}
+
+/* The guest, or KVM, has had the page. */
+void fuzz_guest_touch(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn)
+{
+	struct fuzz_slot *slot = find_slot(vm, gfn);
+
+	if (slot && slot->file && guest_has_file(vm, slot, gfn))
+		fuzz_touch(slot->file, slot->pgoff + gfn - slot->gfn);
+}
+
+/* The same, if it isn't known. */
+void fuzz_guest_doubt(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn)
+{
+	struct fuzz_slot *slot = find_slot(vm, gfn);
+
+	if (slot && slot->file && guest_has_file(vm, slot, gfn))
+		fuzz_doubt(slot->file, slot->pgoff + gfn - slot->gfn, 1);
+}
+
+static void guest_look(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn)
+{
+	struct fuzz_slot *slot = find_slot(vm, gfn);
+
+	if (slot && slot->file && slot->userfault)
+		fuzz_look(w, slot->file);
 }
 
 /* Leave what the guest cannot finish, and have it serve again. */
@@ -329,6 +506,9 @@ int fuzz_guest_run(struct fuzz_vm *vm, u64 gfn, enum fuzz_guest_op op, u64 val, 
 	r = run_vcpu(vm->vcpu);
 	if (!r && vm->vcpu->run->exit_reason == KVM_EXIT_MMIO)
 		r = FUZZ_MMIO;
+	/* Nobody can say why, but where the guest was tells something. */
+	if (!r && vm->vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN)
+		vcpu_dump(stderr, vm->vcpu, 2);
 	if (r)
 		restart_server(vm);
 	else
@@ -336,6 +516,91 @@ int fuzz_guest_run(struct fuzz_vm *vm, u64 gfn, enum fuzz_guest_op op, u64 val, 
 			    exit_reason_str(vm->vcpu->run->exit_reason));
 	*seen = cmd->seen;
 	return r;
+}
+
+static bool is_missing_exit(struct fuzz_vm *vm)
+{
+	struct kvm_run *run = vm->vcpu->run;
+
+	return run->exit_reason == KVM_EXIT_MEMORY_FAULT &&
+	       run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_USERFAULT;
+}
+
+static bool guest_sees_private(struct fuzz_vm *vm, struct fuzz_slot *slot, u64 gfn)
+{
+	if (!vm->has_private)
+		return false;
+	if (slot->gmem_only)
+		return slot->file->pages[slot->pgoff + gfn - slot->gfn].private;
+	return vm->attr_private[gfn];
+}
+
+/*
+ * The pages that the VMM had best fill at once as @gfn is missing: the large page around
+ * it, if the slot shows it whole, none of it is there, and all is on one side.
+ */
+static u64 missing_pages(struct fuzz_vm *vm, struct fuzz_slot *slot, u64 gfn, bool *unsure)
+{
+	u64 first = gfn / FUZZ_NR_LARGE * FUZZ_NR_LARGE, i;
+	u64 index = slot->pgoff + gfn - slot->gfn;
+	struct fuzz_page *p;
+
+	*unsure = false;
+	if (!guest_has_file(vm, slot, gfn) || !fuzz_file_is_huge(slot->file) ||
+	    (gfn ^ index) % FUZZ_NR_LARGE || first < slot->gfn ||
+	    first + FUZZ_NR_LARGE > slot->gfn + slot->nr)
+		return 1;
+
+	for (i = first; i < first + FUZZ_NR_LARGE; i++) {
+		p = &slot->file->pages[slot->pgoff + i - slot->gfn];
+		*unsure |= p->unsure;
+		if ((p->present && !p->unsure) ||
+		    guest_sees_private(vm, slot, i) != guest_sees_private(vm, slot, gfn) ||
+		    (slot->bitmap && !test_bit(i - slot->gfn, slot->bitmap))) {
+			*unsure = false;
+			return 1;
+		}
+	}
+	return FUZZ_NR_LARGE;
+}
+
+static void count_missing(struct fuzz_vm *vm, struct fuzz_slot *slot, u64 gfn, u64 nr)
+{
+	fuzz_count(slot->bitmap ? FUZZ_MISSING_BIT : FUZZ_MISSING_ABSENT);
+	if (nr > 1)
+		fuzz_count(FUZZ_MISSING_BLOCK);
+	if (guest_sees_private(vm, slot, gfn))
+		fuzz_count(FUZZ_MISSING_PRIVATE);
+	if (vm->nested)
+		fuzz_count(FUZZ_MISSING_NESTED);
+	if (!guest_has_file(vm, slot, gfn))
+		fuzz_count(FUZZ_MISSING_PLAIN);
+}
+
+static void check_missing(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn,
+			  enum fuzz_guest_op op)
+{
+	struct fuzz_slot *slot = find_slot(vm, gfn);
+	struct kvm_run *run = vm->vcpu->run;
+	bool private, unsure;
+	u64 nr, want;
+
+	private = guest_sees_private(vm, slot, gfn);
+	nr = missing_pages(vm, slot, gfn, &unsure);
+	if (unsure && run->memory_fault.size == PAGE_SIZE)
+		nr = 1;
+	want = GMEM_GPA + gfn / nr * nr * PAGE_SIZE;
+	fuzz_check(w, run->memory_fault.gpa == want && run->memory_fault.size == nr * PAGE_SIZE &&
+		   run->memory_fault.flags == (KVM_MEMORY_EXIT_FLAG_USERFAULT |
+					       (private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0)),
+		   "Missing, VM %ld page %lu, private %d: 0x%llx+0x%llx, flags 0x%llx, want %lu",
+		   vm - w->vms, gfn, private, run->memory_fault.gpa, run->memory_fault.size,
+		   run->memory_fault.flags, nr);
+	count_missing(vm, slot, gfn, nr);
+
+	/* What is missing isn't mapped; what a nested guest has read may be, for reads. */
+	if (op != FUZZ_GUEST_WRITE)
+		vm->bit_is_late[slot - vm->slots][gfn - slot->gfn] = false;
 }
 
 static void check_fault(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn)
@@ -354,9 +619,11 @@ void fuzz_guest_access(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn,
 		       enum fuzz_guest_op op)
 {
 	u64 *val, new, seen;
+	bool may_miss;
 	int want, r;
 
-	want = fuzz_guest_outcome(vm, gfn, &val);
+	guest_look(w, vm, gfn);
+	want = fuzz_guest_outcome(vm, gfn, &val, &may_miss);
 	/* Zeros are no code, and nobody fetches from a device. */
 	if (op == FUZZ_GUEST_EXEC && (want == FUZZ_MMIO || !*val))
 		op = FUZZ_GUEST_READ;
@@ -369,13 +636,20 @@ void fuzz_guest_access(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn,
 	 */
 	if (want == FUZZ_MMIO && vm->has_private && vm->attr_private[gfn] && r == EFAULT)
 		want = EFAULT;
+	if (r == EFAULT && is_missing_exit(vm)) {
+		r = FUZZ_MISSING;
+		want = may_miss ? r : want;
+	}
 	fuzz_check(w, r == want, "Guest, VM %ld page %lu, operation %d: outcome %d, want %d",
 		   vm - w->vms, gfn, op, r, want);
 	if (r > 0)
 		check_fault(w, vm, gfn);
+	if (r == FUZZ_MISSING)
+		check_missing(w, vm, gfn, op);
 	if (r)
 		return;
 
+	fuzz_guest_touch(w, vm, gfn);
 	if (op == FUZZ_GUEST_WRITE)
 		*val = new;
 	if (op == FUZZ_GUEST_EXEC)
@@ -383,6 +657,79 @@ void fuzz_guest_access(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn,
 	fuzz_check(w, op == FUZZ_GUEST_WRITE || seen == new,
 		   "Guest, VM %ld page %lu, operation %d: 0x%lx, want 0x%lx", vm - w->vms, gfn,
 		   op, seen, new);
+}
+
+/* ---- What KVM does for a guest ---- */
+
+/*
+ * What KVM's own write comes to: it takes what is in a file, of either state, and what
+ * the VMM has at the slot's user address.  What is mapped in the guest is of no use.
+ */
+static int kvm_outcome(struct fuzz_vm *vm, u64 gfn, u64 **val, bool *may_miss)
+{
+	struct fuzz_slot *slot = find_slot(vm, gfn);
+	int r = fuzz_guest_outcome(vm, gfn, val, may_miss);
+
+	if (!slot || !slot->gmem_only) {
+		*may_miss = false;
+		return slot ? 0 : FUZZ_MMIO;
+	}
+	if (slot->file && slot->userfault && slot->bitmap) {
+		*may_miss = false;
+		if (test_bit(gfn - slot->gfn, slot->bitmap))
+			r = FUZZ_MISSING;
+	}
+	return r;
+}
+
+/* Returns 0, FUZZ_MMIO if KVM has found no memory at @gfn, or an error number. */
+static int run_from_mmio(struct fuzz_vm *vm, u64 gfn, u64 val)
+{
+	struct kvm_run *run = vm->vcpu->run;
+	int r;
+
+	*gmem_guest_var(vm->vm, fuzz_cmd) = (struct fuzz_cmd) {
+		.op = FUZZ_GUEST_FROM_MMIO,
+		.gva = GMEM_GPA + gfn * PAGE_SIZE,
+	};
+	while (!(r = run_vcpu(vm->vcpu)) && run->exit_reason == KVM_EXIT_MMIO) {
+		if (run->mmio.is_write || run->mmio.phys_addr != FUZZ_MMIO_GPA) {
+			r = FUZZ_MMIO;
+			break;
+		}
+		memcpy(run->mmio.data, &val, sizeof(val));
+	}
+	if (r)
+		restart_server(vm);
+	return r;
+}
+
+/* KVM writes the page on behalf of the guest, which has read it from a device. */
+void fuzz_kvm_write(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn)
+{
+	struct fuzz_slot *slot = find_slot(vm, gfn);
+	u64 *val, new = fuzz_new_val(w);
+	bool may_miss;
+	int want, r;
+
+	/* Private there, and not in a file: what KVM reaches isn't the guest's. */
+	if (slot && !slot->gmem_only && vm->has_private && vm->attr_private[gfn])
+		return;
+
+	guest_look(w, vm, gfn);
+	want = kvm_outcome(vm, gfn, &val, &may_miss);
+	r = run_from_mmio(vm, gfn, new);
+	fuzz_note(w, "KVM writes page %lu of VM %ld: %d", gfn, vm - w->vms, r);
+	fuzz_check(w, r == (want ? FUZZ_MMIO : 0) || may_miss,
+		   "KVM writes, VM %ld page %lu: outcome %d, want %d", vm - w->vms, gfn, r, want);
+	if (want == FUZZ_MISSING && r)
+		fuzz_count(FUZZ_MISSING_KVM);
+	if (r)
+		return;
+
+	fuzz_count(FUZZ_WRITTEN_BY_KVM);
+	fuzz_guest_touch(w, vm, gfn);
+	*val = new;
 }
 
 /* ---- All of it ---- */
@@ -402,6 +749,9 @@ void fuzz_world_init(struct fuzz_world *w, struct fuzz_report *report, u32 fault
 	for (i = 0; i < FUZZ_NR_VMS; i++)
 		w->vms[i].plain = kvm_mmap(FUZZ_WINDOW * PAGE_SIZE, PROT_READ | PROT_WRITE,
 					   MAP_SHARED | MAP_ANONYMOUS, -1);
+
+	w->source = kvm_mmap(FUZZ_MAX_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	snprintf(path, sizeof(path), "/proc/self/task/%u/fail-nth", kvm_gettid());
 	w->nth_fd = open(path, O_RDWR);
@@ -428,11 +778,13 @@ static bool is_sample(struct fuzz_vm *vm, u64 gfn)
 static void check_guest(struct fuzz_world *w, struct fuzz_vm *vm)
 {
 	u64 gfn, *val;
+	bool may_miss;
 	int outcome;
 
 	for (gfn = 0; vm->number && gfn < FUZZ_WINDOW; gfn++) {
-		outcome = fuzz_guest_outcome(vm, gfn, &val);
-		if (!outcome && val != &vm->plain_val[gfn] && is_sample(vm, gfn))
+		outcome = fuzz_guest_outcome(vm, gfn, &val, &may_miss);
+		if ((!outcome || outcome == FUZZ_MISSING) &&
+		    val != &vm->plain_val[gfn] && is_sample(vm, gfn))
 			fuzz_guest_access(w, vm, gfn, FUZZ_GUEST_READ);
 	}
 }
@@ -441,9 +793,12 @@ void fuzz_world_check(struct fuzz_world *w)
 {
 	u32 i;
 
-	for (i = 0; i < FUZZ_NR_FILES; i++)
-		if (fuzz_file_alive(&w->files[i]))
-			check_users(w, &w->files[i]);
+	for (i = 0; i < FUZZ_NR_FILES; i++) {
+		if (!fuzz_file_alive(&w->files[i]))
+			continue;
+		fuzz_look(w, &w->files[i]);
+		check_users(w, &w->files[i]);
+	}
 	for (i = 0; i < FUZZ_NR_VMS; i++)
 		check_guest(w, &w->vms[i]);
 }

@@ -10,30 +10,35 @@
 #include "../../../../mm/gup_test.h"
 
 #define GUP_TEST_FILE		"/sys/kernel/debug/gup_test"
+#define CORRUPT_PFN		GMEM_HWPOISON_DIR "corrupt-pfn"
 
-static struct fuzz_file *pick_file(struct fuzz_world *w, u32 arg)
+struct fuzz_file *fuzz_pick_file(struct fuzz_world *w, u32 arg)
 {
 	struct fuzz_file *f = &w->files[arg % FUZZ_NR_FILES];
 
-	return fuzz_file_alive(f) ? f : NULL;
+	if (!fuzz_file_alive(f))
+		return NULL;
+
+	fuzz_look(w, f);
+	return f;
 }
 
-static struct fuzz_file *pick_open_file(struct fuzz_world *w, u32 arg)
+struct fuzz_file *fuzz_pick_open_file(struct fuzz_world *w, u32 arg)
 {
-	struct fuzz_file *f = pick_file(w, arg);
+	struct fuzz_file *f = fuzz_pick_file(w, arg);
 
 	return f && f->fd >= 0 ? f : NULL;
 }
 
-static struct fuzz_file *pick_mapped_file(struct fuzz_world *w, u32 arg)
+struct fuzz_file *fuzz_pick_mapped_file(struct fuzz_world *w, u32 arg)
 {
-	struct fuzz_file *f = pick_file(w, arg);
+	struct fuzz_file *f = fuzz_pick_file(w, arg);
 
 	return f && f->map ? f : NULL;
 }
 
 /* Mostly a few pages, now and then whole large pages, or all of them. */
-static void pick_pages(struct fuzz_file *f, const u32 *arg, u64 *first, u64 *nr)
+void fuzz_pick_pages(struct fuzz_file *f, const u32 *arg, u64 *first, u64 *nr)
 {
 	u64 align = fuzz_file_is_huge(f) ? FUZZ_NR_LARGE : 8;
 
@@ -101,12 +106,17 @@ static void op_file_new(struct fuzz_world *w, const u32 *arg)
 		flags |= GUEST_MEMFD_FLAG_HUGE;
 		nr = FUZZ_NR_LARGE * (1 + arg[3] / 3 % 2);
 	}
-	if (!vm->has_private)
-		flags &= ~GUEST_MEMFD_FLAG_ZERO;
+	if (arg[3] / 6 % 4)
+		flags |= GUEST_MEMFD_FLAG_WRITE;
+	if (!(arg[3] / 24 % 3))
+		flags |= GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+	flags &= vm->file_flags;
 
 	fd = __vm_create_guest_memfd(vm->vm, nr * PAGE_SIZE, flags);
 	fuzz_check(w, fd >= 0, "Creating a file, flags 0x%lx: %s", flags, strerror(errno));
 	init_file(f, vm, nr, flags, fd);
+	if (flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+		fuzz_count(fuzz_file_is_out(f) ? FUZZ_HIDDEN_FIXED : FUZZ_HIDDEN_IN_PLACE);
 	fuzz_note(w, "file %ld of VM %ld, flags 0x%lx, %lu pages", f - w->files, vm - w->vms,
 		  flags, nr);
 }
@@ -142,7 +152,7 @@ static void op_file_bad(struct fuzz_world *w, const u32 *arg)
 
 static void op_file_close(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 
 	if (!f || arg[1] % 4)
 		return;
@@ -155,7 +165,7 @@ static void op_file_close(struct fuzz_world *w, const u32 *arg)
 
 static void op_map(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 	bool may;
 	u8 *map;
 
@@ -177,7 +187,7 @@ static void op_map(struct fuzz_world *w, const u32 *arg)
 
 static void op_unmap(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 
 	if (!f || arg[1] % 4)
 		return;
@@ -190,7 +200,7 @@ static void op_unmap(struct fuzz_world *w, const u32 *arg)
 
 static void op_remap(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	size_t size;
 	u8 *to;
 
@@ -208,7 +218,7 @@ static void op_remap(struct fuzz_world *w, const u32 *arg)
 /* A mapping of a part, for as long as it takes to look. */
 static void op_map_part(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 	u64 first, nr, page, seen;
 	int code, word = -1;
 	u8 *map;
@@ -216,11 +226,12 @@ static void op_map_part(struct fuzz_world *w, const u32 *arg)
 	if (!f || !(f->flags & GUEST_MEMFD_FLAG_MMAP))
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
 	map = mmap(NULL, nr * PAGE_SIZE, PROT_READ,
 		   MAP_SHARED | (arg[3] & 1 ? MAP_POPULATE : 0), f->fd, first * PAGE_SIZE);
 	fuzz_check(w, map != MAP_FAILED, "mmap() of %lu+%lu: %s", first, nr, strerror(errno));
 	for (page = first; page < first + nr; page++) {
+		fuzz_make_sure(w, f, page);
 		code = gmem_try(word = gmem_check_words((u64 *)(map + (page - first) * PAGE_SIZE),
 							f->pages[page].val, &seen));
 		fuzz_check_code(w, f, page, code, "Part of a file");
@@ -249,6 +260,9 @@ static void model_convert(struct fuzz_world *w, struct fuzz_file *f, u64 first, 
 		else if (content == GMEM_ZERO)
 			p->val = 0;
 	}
+	/* All of a large page, if it is in pieces, makes way for a whole one. */
+	if (content == GMEM_ZERO && fuzz_file_is_huge(f))
+		fuzz_doubt(f, first, nr);
 }
 
 /* The first page that is to go private, and is somebody's. */
@@ -318,12 +332,14 @@ static void convert_in_place(struct fuzz_world *w, struct fuzz_file *f, u64 firs
 			   strerror(r));
 	if (!r)
 		model_convert(w, f, first, nr, private, flags);
+	if (!r && f->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+		fuzz_count(FUZZ_HIDDEN_CONVERTED);
 }
 
 static void op_convert(struct fuzz_world *w, const u32 *arg)
 {
 	u64 flags = gmem_content_flags[arg[4] % ARRAY_SIZE(gmem_content_flags)];
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 	bool private = arg[3] & 1;
 	u64 first, nr;
 	int r, want;
@@ -331,7 +347,7 @@ static void op_convert(struct fuzz_world *w, const u32 *arg)
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
 	if (f->kind == FUZZ_IN_PLACE) {
 		convert_in_place(w, f, first, nr, private, flags);
 		return;
@@ -353,7 +369,7 @@ static void op_convert(struct fuzz_world *w, const u32 *arg)
 
 static void op_convert_bad(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 	struct kvm_memory_attributes2 attr = {
 		.size = PAGE_SIZE,
 		.attributes = arg[3] & 1 ? GMEM_PRIVATE : GMEM_SHARED,
@@ -426,7 +442,7 @@ static int punch(struct fuzz_file *f, u64 first, u64 nr, bool may_fail)
 
 static void op_punch(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 	u64 first, nr;
 	bool fired;
 	int r;
@@ -434,7 +450,7 @@ static void op_punch(struct fuzz_world *w, const u32 *arg)
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
 	fuzz_call_begin(w);
 	r = punch(f, first, nr, fuzz_hold_near(w, f, first, nr));
 	fired = fuzz_call_end(w);
@@ -444,15 +460,15 @@ static void op_punch(struct fuzz_world *w, const u32 *arg)
 
 static void op_allocate(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
-	u64 first, nr;
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
+	u64 first, nr, page;
 	bool fired;
 	int r;
 
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
 	fuzz_call_begin(w);
 	/* Work that io_uring leaves to this task, for a ring that is gone, is a signal, too. */
 	do {
@@ -463,11 +479,15 @@ static void op_allocate(struct fuzz_world *w, const u32 *arg)
 	fuzz_note(w, "file %ld, allocation of %lu+%lu: %s", f - w->files, first, nr, strerror(r));
 	fuzz_check(w, !r || (fired && r == ENOMEM), "Allocation of %lu+%lu: %s", first, nr,
 		   strerror(r));
+	if (r)
+		fuzz_doubt(f, first, nr);
+	for (page = first; !r && page < first + nr; page++)
+		fuzz_touch(f, page);
 }
 
 static void op_fallocate_bad(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_open_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_open_file(w, arg[0]);
 	int mode = FALLOC_FL_KEEP_SIZE, want = EINVAL, r;
 	u64 offset = 0, size = PAGE_SIZE;
 
@@ -503,7 +523,7 @@ static void op_fallocate_bad(struct fuzz_world *w, const u32 *arg)
 
 static void op_user_read(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 
 	if (f)
 		fuzz_user_read(w, f, arg[1] % f->nr);
@@ -511,7 +531,7 @@ static void op_user_read(struct fuzz_world *w, const u32 *arg)
 
 static void op_user_write(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 
 	if (!f)
 		return;
@@ -523,28 +543,36 @@ static void op_user_write(struct fuzz_world *w, const u32 *arg)
 /* The kernel's copies on behalf of users: what it can't reach is EFAULT. */
 static void op_user_copy(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	struct iovec local, remote;
 	u64 page, words[8];
 	ssize_t len;
+	bool may;
 
 	if (!f)
 		return;
 
 	page = arg[1] % f->nr;
+	may = fuzz_user_may(f, page) && !fuzz_file_is_out(f);
+	if (fuzz_user_unsure(f, page))
+		return;
+
 	local = (struct iovec) { words, sizeof(words) };
 	remote = (struct iovec) { f->map + page * PAGE_SIZE + arg[2] % 63 * 64, sizeof(words) };
 	len = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
-	fuzz_check(w, fuzz_user_may(f, page) ? len == 64 : len == -1 && errno == EFAULT,
+	fuzz_check(w, may ? len == 64 : len == -1 && errno == EFAULT,
 		   "process_vm_readv(), file %ld page %lu: %ld, %s", f - w->files, page, len,
 		   strerror(errno));
 	fuzz_check(w, len != 64 || words[7] == f->pages[page].val,
 		   "process_vm_readv(), file %ld page %lu: 0x%lx, want 0x%lx", f - w->files,
 		   page, words[7], f->pages[page].val);
-	if (len == 64)
-		fuzz_check(w, process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == 64,
-			   "process_vm_writev(), file %ld page %lu: %s", f - w->files, page,
-			   strerror(errno));
+	if (len != 64)
+		return;
+
+	fuzz_touch(f, page);
+	fuzz_check(w, process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == 64,
+		   "process_vm_writev(), file %ld page %lu: %s", f - w->files, page,
+		   strerror(errno));
 }
 
 static const int advices[] = {
@@ -555,14 +583,14 @@ static const int advices[] = {
 /* Whatever is answered, it changes nothing. */
 static void op_advise(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	u64 first, nr;
 	int r;
 
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
 	r = madvise(f->map + first * PAGE_SIZE, nr * PAGE_SIZE,
 		    advices[arg[3] % ARRAY_SIZE(advices)]) ? errno : 0;
 	fuzz_note(w, "file %ld, advice %d for %lu+%lu: %s", f - w->files,
@@ -571,27 +599,39 @@ static void op_advise(struct fuzz_world *w, const u32 *arg)
 
 static void op_populate(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
+	bool all = true, unsure = false, out;
 	u64 first, nr, page;
-	bool all = true;
 	int r;
 
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
-	for (page = first; page < first + nr; page++)
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
+	for (page = first; page < first + nr; page++) {
 		all = all && fuzz_user_may(f, page);
+		/* A large page may bring what is missing next. */
+		unsure |= f->pages[page].nr_waiting &&
+			  (f->pages[page].unsure || fuzz_file_is_huge(f));
+	}
+	out = fuzz_file_is_out(f);
 	r = madvise(f->map + first * PAGE_SIZE, nr * PAGE_SIZE,
 		    arg[3] & 1 ? MADV_POPULATE_READ : MADV_POPULATE_WRITE) ? errno : 0;
-	fuzz_check(w, all ? !r : r == EFAULT || r == EHWPOISON,
+	fuzz_check(w, out ? r == EINVAL : (all && !r) || (!all && !r && unsure) ||
+		   ((!all || unsure) && (r == EFAULT || r == EHWPOISON)),
 		   "Populating %lu+%lu of file %ld: %s", first, nr, f - w->files, strerror(r));
+	if (out)
+		fuzz_count(FUZZ_HIDDEN_REFUSED);
+	else if (r)
+		fuzz_doubt(f, first, nr);
+	for (page = first; !r && page < first + nr; page++)
+		fuzz_touch(f, page);
 }
 
 /* A hole by way of the mapping, if it is made at all. */
 static void op_remove(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	u64 first, nr, page;
 	bool shared = true;
 	int r;
@@ -599,7 +639,7 @@ static void op_remove(struct fuzz_world *w, const u32 *arg)
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
 	for (page = first; page < first + nr; page++)
 		shared = shared && !f->pages[page].private;
 	if (!shared && !fuzz_may(w, FUZZ_FAULT_REMOVE))
@@ -619,17 +659,20 @@ static void op_remove(struct fuzz_world *w, const u32 *arg)
 
 static void op_lock(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	u64 first, nr;
 
 	if (!f)
 		return;
 
-	pick_pages(f, arg + 1, &first, &nr);
-	if (arg[3] & 1)
+	fuzz_pick_pages(f, arg + 1, &first, &nr);
+	/* Up to the first page that can't be had, of each VMA that it has come to be. */
+	if (arg[3] & 1) {
 		mlock(f->map + first * PAGE_SIZE, nr * PAGE_SIZE);
-	else
+		fuzz_doubt(f, first, nr);
+	} else {
 		munlock(f->map + first * PAGE_SIZE, nr * PAGE_SIZE);
+	}
 	if (arg[3] & 2) {
 		mprotect(f->map + first * PAGE_SIZE, nr * PAGE_SIZE, PROT_READ);
 		mprotect(f->map, f->nr * PAGE_SIZE, PROT_READ | PROT_WRITE);
@@ -712,15 +755,16 @@ static bool gup_is_free(struct fuzz_world *w)
 
 static void op_hold(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	struct fuzz_hold *h = &w->holds[arg[1] % FUZZ_NR_HOLDS];
+	bool held;
 	u64 page;
 
 	if (!f || h->kind)
 		return;
 
 	page = arg[2] % f->nr;
-	if (!fuzz_user_may(f, page))
+	if (!fuzz_user_may(f, page) || fuzz_user_unsure(f, page))
 		return;
 	if (fuzz_file_is_huge(f) && fuzz_poison_near(f, page) &&
 	    !fuzz_may(w, FUZZ_FAULT_HELD_POISON))
@@ -730,8 +774,14 @@ static void op_hold(struct fuzz_world *w, const u32 *arg)
 		return;
 
 	*h = (struct fuzz_hold) { .file = f, .page = page };
-	fuzz_check(w, fuzz_take_hold(h, f->map + page * PAGE_SIZE, arg[3]),
-		   "No hold on file %ld page %lu, way %u", f - w->files, page, arg[3] % 4);
+	held = fuzz_take_hold(h, f->map + page * PAGE_SIZE, arg[3]);
+	fuzz_check(w, held == !fuzz_file_is_out(f), "Hold on file %ld page %lu, way %u: %d",
+		   f - w->files, page, arg[3] % 4, held);
+	if (!held) {
+		fuzz_count(FUZZ_HIDDEN_REFUSED);
+		return;
+	}
+	fuzz_touch(f, page);
 	fuzz_note(w, "file %ld page %lu is held, way %u", f - w->files, page, h->kind);
 }
 
@@ -780,10 +830,20 @@ u64 fuzz_frame(void *addr)
 	return good ? entry & GENMASK_ULL(54, 0) : 0;
 }
 
+/*
+ * The bad frame stays outside the direct map for good.  A single page is kept, too, but one
+ * of a large page that couldn't be split isn't: "unpoison" would give it to the allocator,
+ * which writes to it.
+ */
+bool fuzz_frame_is_lost(u64 flags)
+{
+	return flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP && flags & GUEST_MEMFD_FLAG_HUGE;
+}
+
 /* The frame is told before it goes bad, so that it can be given back. */
 static void op_poison(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_file *f = pick_mapped_file(w, arg[0]);
+	struct fuzz_file *f = fuzz_pick_mapped_file(w, arg[0]);
 	struct fuzz_report *report = w->report;
 	u64 page, frame;
 	u8 *addr;
@@ -793,7 +853,10 @@ static void op_poison(struct fuzz_world *w, const u32 *arg)
 
 	page = arg[1] % f->nr;
 	addr = f->map + page * PAGE_SIZE;
-	if (!fuzz_user_may(f, page))
+	if (!fuzz_user_may(f, page) || fuzz_user_unsure(f, page))
+		return;
+	/* An error by its frame: no page of such a file is given to madvise(). */
+	if (fuzz_file_is_out(f) && access(CORRUPT_PFN, W_OK))
 		return;
 	if (fuzz_file_is_huge(f) && fuzz_hold_near(w, f, page, 1) &&
 	    !fuzz_may(w, FUZZ_FAULT_HELD_POISON))
@@ -804,9 +867,14 @@ static void op_poison(struct fuzz_world *w, const u32 *arg)
 	if (!frame)
 		return;
 
-	report->frames[report->nr_frames++] = frame;
+	report->frames[report->nr_frames++] = fuzz_frame_is_lost(f->flags) ? 0 : frame;
 	fuzz_note(w, "file %ld page %lu goes bad", f - w->files, page);
-	gmem_try(madvise(addr, PAGE_SIZE, MADV_HWPOISON));
+	if (fuzz_file_is_out(f))
+		gmem_write_number(CORRUPT_PFN, frame);
+	else
+		gmem_try(madvise(addr, PAGE_SIZE, MADV_HWPOISON));
+	if (f->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+		fuzz_count(FUZZ_HIDDEN_POISONED);
 	f->pages[page].poisoned = true;
 }
 
@@ -817,6 +885,7 @@ enum child_op {
 	CHILD_WRITE,
 	CHILD_CONVERT,
 	CHILD_PUNCH,
+	CHILD_FILL,
 };
 
 struct child_cmd {
@@ -852,6 +921,11 @@ static void child_do(struct fuzz_world *w, const struct child_cmd *cmd,
 		break;
 	case CHILD_PUNCH:
 		reply->code = punch(f, cmd->page, 1, fuzz_hold_near(w, f, cmd->page, 1));
+		break;
+	case CHILD_FILL:
+		gmem_fill_words((u64 *)w->source, cmd->val);
+		reply->code = pwrite(f->fd, w->source, PAGE_SIZE, cmd->page * PAGE_SIZE) ==
+			      PAGE_SIZE ? 0 : errno;
 		break;
 	}
 }
@@ -938,6 +1012,7 @@ static void child_access(struct fuzz_world *w, struct fuzz_child *c, struct fuzz
 
 	fuzz_note(w, "child %ld, file %u page %lu, write %d", c - w->children, cmd.file, page,
 		  write);
+	fuzz_make_sure(w, f, page);
 	child_ask(w, c, &cmd, &reply);
 	fuzz_check_code(w, f, page, reply.code, "Child");
 	fuzz_check(w, reply.code || reply.word < 0, "Child, file %u page %lu: 0x%lx, want 0x%lx",
@@ -972,17 +1047,63 @@ static void child_call(struct fuzz_world *w, struct fuzz_child *c, struct fuzz_f
 			   strerror(reply.code));
 }
 
+/* Whoever has the file may fill what is shared, if anything. */
+static void check_child_filled(struct fuzz_world *w, struct fuzz_file *f, u64 page, u64 val,
+			       int r)
+{
+	struct fuzz_page *p = &f->pages[page];
+	bool eperm = p->private && f->kind != FUZZ_FIXED;
+	bool eexist = p->present || p->unsure;
+
+	if (!(f->flags & GUEST_MEMFD_FLAG_WRITE)) {
+		fuzz_check(w, r == ENODEV, "Write by a child: %s", strerror(r));
+		return;
+	}
+	fuzz_check(w, (r == EPERM && eperm) || (r == EEXIST && eexist) ||
+		   (!r && !eperm && (!eexist || p->unsure)),
+		   "Write by a child, file %ld page %lu: %s", f - w->files, page, strerror(r));
+	if (r) {
+		fuzz_count(r == EPERM ? FUZZ_FILL_EPERM : FUZZ_FILL_EEXIST);
+		return;
+	}
+	p->present = true;
+	p->unsure = false;
+	p->val = val;
+}
+
+static void child_fill(struct fuzz_world *w, struct fuzz_child *c, struct fuzz_file *f,
+		       u64 page)
+{
+	struct child_cmd cmd = {
+		.op = CHILD_FILL,
+		.file = f - w->files,
+		.page = page,
+		.val = fuzz_new_val(w),
+	};
+	struct child_reply reply;
+
+	if (!c->has_fd[cmd.file])
+		return;
+
+	child_ask(w, c, &cmd, &reply);
+	fuzz_note(w, "child %ld, file %u page %lu, fill: %s", c - w->children, cmd.file, page,
+		  strerror(reply.code));
+	check_child_filled(w, f, page, cmd.val, reply.code);
+}
+
 static void op_child(struct fuzz_world *w, const u32 *arg)
 {
 	struct fuzz_child *c = &w->children[arg[0] % FUZZ_NR_CHILDREN];
-	struct fuzz_file *f = pick_file(w, arg[1]);
+	struct fuzz_file *f = fuzz_pick_file(w, arg[1]);
 	u64 page;
 
 	if (!c->pid || !f || !c->has[f - w->files])
 		return;
 
 	page = arg[2] % f->nr;
-	if (arg[3] % 4 < 2)
+	if (arg[3] / 4 % 3 == 0)
+		child_fill(w, c, f, page);
+	else if (arg[3] % 4 < 2)
 		child_access(w, c, f, page, arg[3] & 1);
 	else
 		child_call(w, c, f, page, arg[3] & 1 ? CHILD_PUNCH : CHILD_CONVERT);
@@ -1038,6 +1159,9 @@ const struct fuzz_op_desc fuzz_ops[] = {
 	{ "bind-plain",		fuzz_op_bind_plain,	2 },
 	{ "bind-bad",		fuzz_op_bind_bad,	1 },
 	{ "unbind",		fuzz_op_unbind,		3 },
+	{ "userfault",		fuzz_op_userfault,	6 },
+	{ "userfault-bits",	fuzz_op_userfault_bits,	6 },
+	{ "userfault-bad",	fuzz_op_userfault_bad,	1 },
 	{ "attributes",		fuzz_op_attributes,	4 },
 	{ "attributes-bad",	fuzz_op_attributes_bad,	1 },
 	{ "convert",		op_convert,		24 },
@@ -1045,6 +1169,9 @@ const struct fuzz_op_desc fuzz_ops[] = {
 	{ "punch",		op_punch,		6 },
 	{ "allocate",		op_allocate,		4 },
 	{ "fallocate-bad",	op_fallocate_bad,	1 },
+	{ "write",		fuzz_op_write,		8 },
+	{ "write-from-file",	fuzz_op_write_from_file, 4 },
+	{ "write-bad",		fuzz_op_write_bad,	1 },
 	{ "user-read",		op_user_read,		6 },
 	{ "user-write",		op_user_write,		12 },
 	{ "user-copy",		op_user_copy,		4 },
@@ -1055,6 +1182,7 @@ const struct fuzz_op_desc fuzz_ops[] = {
 	{ "guest-read",		fuzz_op_guest_read,	10 },
 	{ "guest-write",	fuzz_op_guest_write,	14 },
 	{ "guest-exec",		fuzz_op_guest_exec,	6 },
+	{ "kvm-write",		fuzz_op_kvm_write,	4 },
 	{ "pre-fault",		fuzz_op_pre_fault,	4 },
 	{ "hold",		op_hold,		5 },
 	{ "release",		op_release,		5 },

@@ -35,8 +35,12 @@ struct race_vm {
 	u64 nr;
 	u8 *map;
 	int fd;
-	/* One slot, which goes and comes with the lock held. */
+	/* What write() fills with. */
+	u8 *source;
+	/* One slot, which goes and comes, and changes, with the lock held. */
 	pthread_mutex_t slot_lock;
+	bool userfault;
+	unsigned long bitmap[FUZZ_MAX_PAGES / BITS_PER_LONG];
 	/* Its state may change only with the lock held for write. */
 	struct race_page {
 		pthread_rwlock_t lock;
@@ -90,6 +94,57 @@ static u64 random_page(struct race_thread *t)
 	return random_below(t, t->rv->nr);
 }
 
+/* ---- Filling ---- */
+
+static void clear_bits(struct race_vm *rv, u64 first, u64 nr)
+{
+	u64 bit;
+
+	for (bit = first; bit < first + nr; bit++)
+		__atomic_and_fetch(&rv->bitmap[BIT_WORD(bit)], ~BIT_MASK(bit), __ATOMIC_RELEASE);
+}
+
+static void fill_pages(struct race_vm *rv, u64 first, u64 nr)
+{
+	ssize_t r;
+
+	if (!(rv->flags & GUEST_MEMFD_FLAG_WRITE))
+		return;
+
+	r = pwrite(rv->fd, rv->source, nr * PAGE_SIZE, first * PAGE_SIZE);
+	fuzz_check(race_world, (r > 0 && !(r % PAGE_SIZE) && r <= nr * PAGE_SIZE) ||
+		   (r == -1 && (errno == EEXIST || errno == EINTR || errno == ENOMEM)),
+		   "write() of %lu+%lu: %ld, %s", first, nr, r, strerror(errno));
+	fuzz_count(r > 0 ? FUZZ_FILLED : errno == EEXIST ? FUZZ_FILL_EEXIST : FUZZ_FILL_ENOMEM);
+}
+
+/* The guest needs what is missing.  As a VMM would, mostly. */
+static void serve_missing(struct race_vm *rv, u32 how)
+{
+	struct kvm_run *run = rv->vm->vcpu->run;
+	u64 first = (run->memory_fault.gpa - GMEM_GPA) / PAGE_SIZE;
+	u64 nr = run->memory_fault.size / PAGE_SIZE;
+
+	fuzz_count(FUZZ_MISSING_ABSENT);
+	if (nr > 1)
+		fuzz_count(FUZZ_MISSING_BLOCK);
+	if (!(how % 4))
+		return;
+	if (how % 4 < 3)
+		fill_pages(rv, first, nr);
+	else
+		fallocate(rv->fd, FALLOC_FL_KEEP_SIZE, first * PAGE_SIZE, nr * PAGE_SIZE);
+	clear_bits(rv, first, nr);
+}
+
+static bool is_missing_exit(struct race_vm *rv, int r)
+{
+	struct kvm_run *run = rv->vm->vcpu->run;
+
+	return r == EFAULT && run->exit_reason == KVM_EXIT_MEMORY_FAULT &&
+	       run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_USERFAULT;
+}
+
 /* ---- vCPUs ---- */
 
 /* The lock keeps the state of the page, but for that nothing is kept from anyone. */
@@ -104,8 +159,11 @@ static void vcpu_touch(struct race_vm *rv, u64 page, u32 what)
 	secret = p->private && rv->vm->has_private;
 	val = write ? make_word(rv, secret ? TAG_SECRET : TAG_PUBLIC, what) : 0;
 	r = fuzz_guest_run(rv->vm, page, write ? FUZZ_GUEST_WRITE : FUZZ_GUEST_READ, val, &seen);
-	fuzz_check(race_world, r == 0 || r == FUZZ_MMIO || r == EHWPOISON || r == ENOMEM,
+	fuzz_check(race_world, r == 0 || r == FUZZ_MMIO || r == EHWPOISON || r == ENOMEM ||
+		   is_missing_exit(rv, r),
 		   "Guest, VM %ld page %lu: %s", rv - race_vms, page, strerror(r));
+	if (is_missing_exit(rv, r))
+		serve_missing(rv, what / 2);
 	if (!r && !write)
 		check_word(rv, seen, secret, "Guest", page);
 	pthread_rwlock_unlock(&p->lock);
@@ -212,6 +270,14 @@ static void race_punch(struct race_thread *t)
 		   "fallocate() of %lu+%lu, hole %d: %s", first, nr, punch, strerror(r));
 }
 
+static void race_fill(struct race_thread *t)
+{
+	u64 first, nr;
+
+	random_pages(t, &first, &nr);
+	fill_pages(t->rv, first, nr);
+}
+
 /* ---- Users ---- */
 
 static void race_user_read(struct race_thread *t)
@@ -273,11 +339,22 @@ static void race_remap(struct race_thread *t)
 	t->map = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, t->rv->fd);
 }
 
+/*
+ * Can it be that the kernel has failed to read a page because it is outside the direct map?
+ * Only a bad one goes private, and out, while somebody holds it.
+ */
+static bool is_bad_and_out(struct race_thread *t)
+{
+	return errno == EFAULT && t->rv->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP &&
+	       race_world->report->nr_frames;
+}
+
 /* What is held is shared as long as it is, or has left the file before it was not. */
 static void race_hold(struct race_thread *t)
 {
 	u64 words[8] = {}, page = random_page(t);
 	struct fuzz_hold *h = &t->hold;
+	ssize_t r;
 	u32 i;
 
 	if (!h->kind) {
@@ -289,7 +366,9 @@ static void race_hold(struct race_thread *t)
 	}
 
 	if (h->kind == FUZZ_PIPE) {
-		TEST_ASSERT_EQ(read(h->fds[0], words, sizeof(words)), sizeof(words));
+		r = read(h->fds[0], words, sizeof(words));
+		fuzz_check(race_world, r == sizeof(words) || (r < 0 && is_bad_and_out(t)),
+			   "Reading what is held: %ld, %s", r, strerror(errno));
 		for (i = 0; i < ARRAY_SIZE(words); i++)
 			check_word(t->rv, words[i], false, "Holder", h->page);
 	}
@@ -309,7 +388,8 @@ static void race_poison(struct race_thread *t)
 	if (report->nr_frames < FUZZ_MAX_FRAMES && !madvise(p, PAGE_SIZE, MADV_POPULATE_READ)) {
 		frame = fuzz_frame(p);
 		if (frame)
-			report->frames[report->nr_frames++] = frame;
+			report->frames[report->nr_frames++] =
+				fuzz_frame_is_lost(t->rv->flags) ? 0 : frame;
 		gmem_try(madvise(p, PAGE_SIZE, MADV_HWPOISON));
 	}
 	pthread_mutex_unlock(&poison_lock);
@@ -317,18 +397,56 @@ static void race_poison(struct race_thread *t)
 
 /* ---- Slots, processes, the machine ---- */
 
-static int race_bind(struct race_vm *rv, bool bind)
+static int set_slot(struct race_vm *rv, bool bind, u32 flags, void *bitmap)
 {
 	struct kvm_userspace_memory_region2 region = {
 		.slot = GMEM_SLOT,
-		.flags = KVM_MEM_GUEST_MEMFD,
+		.flags = KVM_MEM_GUEST_MEMFD | flags,
 		.guest_phys_addr = GMEM_GPA,
 		.memory_size = bind ? rv->nr * PAGE_SIZE : 0,
 		.userspace_addr = (u64)rv->map,
 		.guest_memfd = rv->fd,
+		.userfault_bitmap = (u64)bitmap,
 	};
 
 	return __vm_ioctl(rv->vm->vm, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;
+}
+
+static int race_bind(struct race_vm *rv, bool bind)
+{
+	rv->userfault = false;
+	return set_slot(rv, bind, 0, NULL);
+}
+
+/* With the flag what is absent is missing, or what bits say, or neither. */
+static void switch_userfault(struct race_vm *rv, u32 how)
+{
+	bool on = how % 3;
+	int r, want = on || rv->userfault ? 0 : EINVAL;
+
+	r = set_slot(rv, true, on ? KVM_MEM_USERFAULT : 0, how % 3 == 2 ? rv->bitmap : NULL);
+	fuzz_check(race_world, r == want, "Switching VM %ld from %d to %u: %s", rv - race_vms,
+		   rv->userfault, how % 3, strerror(r));
+	if (!r)
+		rv->userfault = on;
+	fuzz_count(r ? FUZZ_SWITCH_EINVAL : on ? FUZZ_SWITCHED_ON : FUZZ_SWITCHED_OFF);
+}
+
+static void race_userfault(struct race_thread *t)
+{
+	struct race_vm *rv = t->rv;
+	u64 bit, first, nr;
+
+	if (!rv->vm->userfault)
+		return;
+
+	random_pages(t, &first, &nr);
+	for (bit = first; bit < first + nr; bit++)
+		__atomic_or_fetch(&rv->bitmap[BIT_WORD(bit)], BIT_MASK(bit), __ATOMIC_RELAXED);
+
+	pthread_mutex_lock(&rv->slot_lock);
+	switch_userfault(rv, random_below(t, 3));
+	pthread_mutex_unlock(&rv->slot_lock);
 }
 
 static void race_slot(struct race_thread *t)
@@ -423,6 +541,8 @@ static const struct race_op {
 } race_ops[] = {
 	{ race_convert, 24 },
 	{ race_punch, 6 },
+	{ race_fill, 8 },
+	{ race_userfault, 3 },
 	{ race_user_read, 20 },
 	{ race_user_write, 10 },
 	{ race_user_copy, 8 },
@@ -474,10 +594,22 @@ static void setup_vm(struct race_vm *rv, struct kvm_random_state *random, bool p
 		rv->nr = 2 * FUZZ_NR_LARGE;
 	}
 
+	rv->flags |= GUEST_MEMFD_FLAG_WRITE;
+	if (!(kvm_random_u32(random) % 3))
+		rv->flags |= GUEST_MEMFD_FLAG_NO_DIRECT_MAP;
+
 	fuzz_vm_create(race_world, rv->vm, private, !(kvm_random_u32(random) % 4) &&
 		       (rv->nr == FUZZ_NR_SMALL || fuzz_may(race_world, FUZZ_FAULT_NESTED_HUGE)));
+	rv->flags &= rv->vm->file_flags;
+	if (rv->flags & GUEST_MEMFD_FLAG_NO_DIRECT_MAP)
+		fuzz_count(private ? FUZZ_HIDDEN_IN_PLACE : FUZZ_HIDDEN_FIXED);
 	rv->fd = vm_create_guest_memfd(rv->vm->vm, rv->nr * PAGE_SIZE, rv->flags);
 	rv->map = kvm_mmap(rv->nr * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, rv->fd);
+	rv->source = kvm_mmap(rv->nr * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	for (page = 0; page < rv->nr; page++)
+		gmem_fill_words((u64 *)(rv->source + page * PAGE_SIZE),
+				make_word(rv, TAG_PUBLIC, page));
 	pthread_mutex_init(&rv->slot_lock, NULL);
 	for (page = 0; page < rv->nr; page++)
 		pthread_rwlock_init(&rv->pages[page].lock, NULL);
@@ -598,6 +730,8 @@ void fuzz_race(struct fuzz_report *report, u32 seed, u32 nr_threads, u32 nr_ops,
 	nr_threads = min(nr_threads, RACE_MAX_THREADS - FUZZ_NR_VMS);
 	run_threads(seed, nr_threads, nr_ops);
 	for (i = 0; i < FUZZ_NR_VMS; i++) {
+		if (race_vms[i].userfault)
+			switch_userfault(&race_vms[i], 0);
 		check_states(&race_vms[i]);
 		check_usable(&race_vms[i]);
 	}

@@ -44,6 +44,61 @@ static struct fuzz_options {
 
 static struct fuzz_report *report;
 
+/* ---- What was come by ---- */
+
+static const char * const event_names[FUZZ_NR_EVENTS] = {
+	[FUZZ_FILLED]		= "write() filled",
+	[FUZZ_FILLED_PRIVATE]	= "write() filled private pages",
+	[FUZZ_FILLED_LARGE]	= "write() filled a large page",
+	[FUZZ_FILLED_HIDDEN]	= "write() filled what is outside the direct map",
+	[FUZZ_FILLED_FROM_FILE]	= "write() filled from a file",
+	[FUZZ_FILL_SHORT]	= "write() was short",
+	[FUZZ_FILL_EEXIST]	= "write(): EEXIST",
+	[FUZZ_FILL_EFAULT]	= "write(): EFAULT",
+	[FUZZ_FILL_EPERM]	= "write(): EPERM",
+	[FUZZ_FILL_EINVAL]	= "write(): EINVAL",
+	[FUZZ_FILL_ENODEV]	= "write(): ENODEV",
+	[FUZZ_FILL_ENOMEM]	= "write(): ENOMEM",
+	[FUZZ_HIDDEN_IN_PLACE]	= "outside the direct map: in-place files",
+	[FUZZ_HIDDEN_FIXED]	= "outside the direct map: files of fixed state",
+	[FUZZ_HIDDEN_CONVERTED]	= "outside the direct map: converted",
+	[FUZZ_HIDDEN_REFUSED]	= "outside the direct map: references refused",
+	[FUZZ_HIDDEN_POISONED]	= "outside the direct map: memory errors",
+	[FUZZ_MISSING_ABSENT]	= "missing: absent",
+	[FUZZ_MISSING_BIT]	= "missing: by a bit",
+	[FUZZ_MISSING_BLOCK]	= "missing: a large page",
+	[FUZZ_MISSING_PRIVATE]	= "missing: private",
+	[FUZZ_MISSING_NESTED]	= "missing: for a nested guest",
+	[FUZZ_MISSING_PLAIN]	= "missing: what is not in the file",
+	[FUZZ_MISSING_USER]	= "missing: for users",
+	[FUZZ_MISSING_PRE_FAULT] = "missing: for a pre-fault",
+	[FUZZ_MISSING_KVM]	= "missing: for KVM itself",
+	[FUZZ_WRITTEN_BY_KVM]	= "written by KVM itself",
+	[FUZZ_SWITCHED_ON]	= "KVM_MEM_USERFAULT on",
+	[FUZZ_SWITCHED_OFF]	= "KVM_MEM_USERFAULT off",
+	[FUZZ_SWITCHED_BITMAP]	= "KVM_MEM_USERFAULT, another bitmap",
+	[FUZZ_SWITCHED_NOTHING]	= "KVM_MEM_USERFAULT, the same again",
+	[FUZZ_SWITCH_EINVAL]	= "KVM_MEM_USERFAULT: EINVAL",
+	[FUZZ_SWITCH_EFAULT]	= "KVM_MEM_USERFAULT: EFAULT",
+	[FUZZ_SWITCH_EBADF]	= "KVM_MEM_USERFAULT: EBADF",
+};
+
+/* Shared with the processes that run lists, over all rounds. */
+static u64 *events;
+
+void fuzz_count(enum fuzz_event event)
+{
+	__atomic_add_fetch(&events[event], 1, __ATOMIC_RELAXED);
+}
+
+static void print_events(void)
+{
+	u32 i;
+
+	for (i = 0; i < FUZZ_NR_EVENTS; i++)
+		printf("# %8lu %s\n", events[i], event_names[i]);
+}
+
 /* ---- The kernel's log ---- */
 
 static const char * const bad_words[] = {
@@ -141,6 +196,8 @@ static void give_frames_back(void)
 	u32 i;
 
 	for (i = 0; i < report->nr_frames; i++) {
+		if (!report->frames[i])
+			continue;
 		snprintf(text, sizeof(text), "0x%lx", report->frames[i]);
 		gmem_write_file(UNPOISON, text);
 	}
@@ -456,6 +513,10 @@ int main(int argc, char *argv[])
 	kmsg = kmsg_open();
 	report = kvm_mmap(sizeof(*report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 			  -1);
+	events = kvm_mmap(FUZZ_NR_EVENTS * sizeof(*events), PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1);
+	/* Have the memory now, not amid a round, where it would be missed at the end. */
+	memset(events, 0, FUZZ_NR_EVENTS * sizeof(*events));
 	memset(report, 0, sizeof(*report));
 	printf("# %s -s %u -n %u -l %u -T %u -k 0x%x\n", argv[0], options.seed,
 	       options.nr_ops, options.length, options.nr_threads, options.faults);
@@ -464,6 +525,7 @@ int main(int argc, char *argv[])
 		good = replay(kmsg);
 	else
 		good = run_rounds(kmsg);
+	print_events();
 	printf(good ? "PASS\n" : "FAIL\n");
 	return good ? 0 : KSFT_FAIL;
 }

@@ -6,7 +6,7 @@
 
 #include "svm_util.h"
 
-static struct fuzz_vm *pick_vm(struct fuzz_world *w, u32 arg)
+struct fuzz_vm *fuzz_pick_vm(struct fuzz_world *w, u32 arg)
 {
 	struct fuzz_vm *vm = &w->vms[arg % FUZZ_NR_VMS];
 
@@ -23,7 +23,7 @@ static void nested_setup(struct kvm_vm *vm, struct kvm_vcpu *vcpu)
 	vcpu_alloc_svm(vm, &svm);
 	vcpu_args_set(vcpu, 1, svm);
 	tdp_identity_map_default_memslots(vm);
-	tdp_map(vm, GMEM_GPA, GMEM_GPA, FUZZ_WINDOW * PAGE_SIZE);
+	tdp_map(vm, GMEM_GPA, GMEM_GPA, (FUZZ_WINDOW + 1) * PAGE_SIZE);
 }
 
 /* A VM with one vCPU, whose guest does what it is told. */
@@ -42,8 +42,10 @@ void fuzz_vm_create(struct fuzz_world *w, struct fuzz_vm *vm, bool private, bool
 
 	vm->vm = __vm_create_with_vcpus(shape, 1, FUZZ_WINDOW / 128, fuzz_guest_code,
 					&vm->vcpu);
+	vm->file_flags = vm_check_cap(vm->vm, KVM_CAP_GUEST_MEMFD_FLAGS);
+	vm->userfault = vm_check_cap(vm->vm, KVM_CAP_GUEST_MEMFD_USERFAULT);
 	vcpu_args_set(vm->vcpu, 1, 0);
-	virt_map(vm->vm, GMEM_GPA, GMEM_GPA, FUZZ_WINDOW);
+	virt_map(vm->vm, GMEM_GPA, GMEM_GPA, FUZZ_WINDOW + 1);
 	if (vm->nested)
 		nested_setup(vm->vm, vm->vcpu);
 	fuzz_guest_start(w, vm);
@@ -60,7 +62,7 @@ void fuzz_op_vm_new(struct fuzz_world *w, const u32 *arg)
 /* Its files stay, and can still be converted. */
 void fuzz_op_vm_close(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
 	u8 *plain;
 
 	if (!vm || arg[1] % 4)
@@ -75,32 +77,53 @@ void fuzz_op_vm_close(struct fuzz_world *w, const u32 *arg)
 
 /* ---- Slots ---- */
 
-static bool is_smm(u32 i)
+bool fuzz_slot_is_smm(u32 i)
 {
 	return i >= FUZZ_NR_SLOTS - FUZZ_NR_SMM_SLOTS;
 }
 
-static int set_slot(struct fuzz_world *w, struct fuzz_vm *vm, u32 i,
-		    const struct fuzz_slot *slot, u32 flags, u64 addr, bool *fired)
+int fuzz_set_slot(struct fuzz_world *w, struct fuzz_vm *vm, u32 i,
+		  const struct fuzz_slot *slot, u32 flags, bool *fired)
 {
 	struct kvm_userspace_memory_region2 region = {
 		.slot = GMEM_SLOT + i,
-		.flags = flags,
+		.flags = flags | (slot->userfault ? KVM_MEM_USERFAULT : 0),
 		.guest_phys_addr = GMEM_GPA + slot->gfn * PAGE_SIZE,
 		.memory_size = slot->nr * PAGE_SIZE,
-		.userspace_addr = addr,
+		.userspace_addr = slot->addr,
 		.guest_memfd_offset = slot->pgoff * PAGE_SIZE,
 		.guest_memfd = slot->file ? slot->file->fd : 0,
+		.userfault_bitmap = (u64)slot->bitmap,
 	};
 	int r;
 
-	if (is_smm(i))
+	if (fuzz_slot_is_smm(i))
 		region.slot |= 1 << 16;
 
 	fuzz_call_begin(w);
 	r = __vm_ioctl(vm->vm, KVM_SET_USER_MEMORY_REGION2, &region) ? errno : 0;
 	*fired = fuzz_call_end(w);
 	return r;
+}
+
+static void count_waiting(const struct fuzz_slot *slot, int nr)
+{
+	u64 i;
+
+	if (!slot->file || !slot->userfault || slot->bitmap)
+		return;
+
+	for (i = 0; i < slot->nr; i++)
+		slot->file->pages[slot->pgoff + i].nr_waiting += nr;
+}
+
+/* Slot @i is what @slot says; if that is none, or if it has a bitmap, nothing is mapped. */
+void fuzz_slot_changed(struct fuzz_vm *vm, u32 i, const struct fuzz_slot *slot)
+{
+	count_waiting(&vm->slots[i], -1);
+	vm->slots[i] = *slot;
+	count_waiting(slot, 1);
+	memset(vm->bit_is_late[i], 0, sizeof(vm->bit_is_late[i]));
 }
 
 static bool overlaps(u64 a, u64 nr_a, u64 b, u64 nr_b)
@@ -115,7 +138,7 @@ static bool gfns_taken(struct fuzz_vm *vm, u32 i, const struct fuzz_slot *slot)
 
 	for (j = 0; j < FUZZ_NR_SLOTS; j++) {
 		s = &vm->slots[j];
-		if (s->used && is_smm(i) == is_smm(j) &&
+		if (s->used && fuzz_slot_is_smm(i) == fuzz_slot_is_smm(j) &&
 		    overlaps(s->gfn, s->nr, slot->gfn, slot->nr))
 			return true;
 	}
@@ -133,10 +156,25 @@ static bool pages_taken(struct fuzz_vm *vm, u32 i, const struct fuzz_slot *slot)
 		if (!s->used || s->file != slot->file ||
 		    !overlaps(s->pgoff, s->nr, slot->pgoff, slot->nr))
 			continue;
-		if (is_smm(i) == is_smm(j) || s->gfn - s->pgoff != slot->gfn - slot->pgoff)
+		if (fuzz_slot_is_smm(i) == fuzz_slot_is_smm(j) ||
+		    s->gfn - s->pgoff != slot->gfn - slot->pgoff)
 			return true;
 	}
 	return false;
+}
+
+/* Only what concerns missing pages can change, and nothing need. */
+static int rebind_outcome(const struct fuzz_slot *old, const struct fuzz_slot *slot)
+{
+	int want = old->file == slot->file ? 0 : EINVAL;
+
+	if (old->gfn != slot->gfn || old->nr != slot->nr || old->addr != slot->addr ||
+	    old->pgoff != slot->pgoff || !old->has_file ||
+	    !(old->userfault || slot->userfault))
+		want = EINVAL;
+	else if (old->userfault == slot->userfault && old->bitmap == slot->bitmap)
+		want = 0;
+	return want;
 }
 
 static int bind_outcome(struct fuzz_vm *vm, u32 i, const struct fuzz_slot *slot)
@@ -144,7 +182,9 @@ static int bind_outcome(struct fuzz_vm *vm, u32 i, const struct fuzz_slot *slot)
 	const struct fuzz_file *f = slot->file;
 	int want = 0;
 
-	if (vm->slots[i].used || (is_smm(i) && vm->has_private))
+	if (vm->slots[i].used && !(fuzz_slot_is_smm(i) && vm->has_private))
+		want = rebind_outcome(&vm->slots[i], slot);
+	else if (fuzz_slot_is_smm(i) && vm->has_private)
 		want = EINVAL;
 	else if (gfns_taken(vm, i, slot))
 		want = EEXIST;
@@ -171,6 +211,19 @@ static void pick_range(struct fuzz_slot *slot, const u32 *arg)
 		slot->gfn = slot->pgoff;
 }
 
+/* A fourth of the slots is filled on demand; the bitmap is whatever it was. */
+static void pick_userfault(struct fuzz_vm *vm, u32 i, struct fuzz_slot *slot, u32 arg)
+{
+	slot->userfault = vm->userfault && arg % 8 < 2;
+	if (slot->userfault && arg % 8)
+		slot->bitmap = vm->bitmaps[i][0];
+}
+
+static bool is_same_slot(const struct fuzz_slot *a, const struct fuzz_slot *b)
+{
+	return a->used && a->userfault == b->userfault && a->bitmap == b->bitmap;
+}
+
 static bool alias_is_left_out(struct fuzz_world *w, struct fuzz_vm *vm, u32 i,
 			      const struct fuzz_slot *slot)
 {
@@ -181,16 +234,15 @@ static bool alias_is_left_out(struct fuzz_world *w, struct fuzz_vm *vm, u32 i,
 void fuzz_op_bind(struct fuzz_world *w, const u32 *arg)
 {
 	struct fuzz_file *f = &w->files[arg[0] % FUZZ_NR_FILES];
-	struct fuzz_slot slot = { .file = f, .used = true };
+	struct fuzz_slot slot = { .file = f, .used = true, .has_file = true };
 	u32 i = arg[1] % FUZZ_NR_SLOTS;
 	struct fuzz_vm *vm = f->vm;
 	int want, r;
 	bool fired;
-	u64 addr;
 
 	/* Another VM's file is refused. */
 	if (!(arg[1] / FUZZ_NR_SLOTS % 16))
-		vm = pick_vm(w, arg[1]);
+		vm = fuzz_pick_vm(w, arg[1]);
 	if (f->fd < 0 || !vm || !vm->number)
 		return;
 
@@ -201,25 +253,28 @@ void fuzz_op_bind(struct fuzz_world *w, const u32 *arg)
 	    (vm->nested && fuzz_file_is_huge(f) && !fuzz_may(w, FUZZ_FAULT_NESTED_HUGE)))
 		return;
 
-	addr = (u64)vm->plain + slot.gfn * PAGE_SIZE;
+	slot.addr = (u64)vm->plain + slot.gfn * PAGE_SIZE;
 	if (slot.gmem_only)
-		addr = f->map && arg[0] & BIT(20) ? (u64)f->map + slot.pgoff * PAGE_SIZE : 0;
+		slot.addr = f->map && arg[0] & BIT(20) ? (u64)f->map + slot.pgoff * PAGE_SIZE : 0;
+	pick_userfault(vm, i, &slot, arg[0] >> 21);
 
 	want = bind_outcome(vm, i, &slot);
-	r = set_slot(w, vm, i, &slot, KVM_MEM_GUEST_MEMFD, addr, &fired);
-	fuzz_note(w, "bind file %ld pages %lu+%lu to slot %u of VM %ld at page %lu: %s",
-		  f - w->files, slot.pgoff, slot.nr, i, vm - w->vms, slot.gfn, strerror(r));
+	r = fuzz_set_slot(w, vm, i, &slot, KVM_MEM_GUEST_MEMFD, &fired);
+	fuzz_note(w, "bind file %ld pages %lu+%lu to slot %u of VM %ld at page %lu%s%s: %s",
+		  f - w->files, slot.pgoff, slot.nr, i, vm - w->vms, slot.gfn,
+		  slot.userfault ? ", to be filled" : "", slot.bitmap ? " by bits" : "",
+		  strerror(r));
 	fuzz_check(w, r == want || (fired && r == ENOMEM),
 		   "Binding file %ld: %s, want %s", f - w->files, strerror(r), strerror(want));
-	if (!r) {
-		vm->slots[i] = slot;
+	if (!r && !is_same_slot(&vm->slots[i], &slot)) {
+		fuzz_slot_changed(vm, i, &slot);
 		f->was_bound = true;
 	}
 }
 
 void fuzz_op_bind_plain(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
 	struct fuzz_slot slot = {
 		.gfn = arg[2] % (FUZZ_WINDOW - 64),
 		.nr = 1 + arg[3] % 64,
@@ -232,21 +287,23 @@ void fuzz_op_bind_plain(struct fuzz_world *w, const u32 *arg)
 	if (!vm || vm->slots[i].used)
 		return;
 
-	want = is_smm(i) && vm->has_private ? EINVAL : gfns_taken(vm, i, &slot) ? EEXIST : 0;
-	r = set_slot(w, vm, i, &slot, 0, (u64)vm->plain + slot.gfn * PAGE_SIZE, &fired);
+	want = fuzz_slot_is_smm(i) && vm->has_private ? EINVAL :
+	       gfns_taken(vm, i, &slot) ? EEXIST : 0;
+	slot.addr = (u64)vm->plain + slot.gfn * PAGE_SIZE;
+	r = fuzz_set_slot(w, vm, i, &slot, 0, &fired);
 	fuzz_note(w, "plain slot %u of VM %ld, pages %lu+%lu: %s", i, vm - w->vms, slot.gfn,
 		  slot.nr, strerror(r));
 	fuzz_check(w, r == want || (fired && r == ENOMEM),
 		   "Plain slot: %s, want %s", strerror(r), strerror(want));
 	if (!r)
-		vm->slots[i] = slot;
+		fuzz_slot_changed(vm, i, &slot);
 }
 
 /* What no VM accepts. */
 void fuzz_op_bind_bad(struct fuzz_world *w, const u32 *arg)
 {
 	struct fuzz_file *f = &w->files[arg[0] % FUZZ_NR_FILES];
-	struct fuzz_vm *vm = pick_vm(w, arg[1]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[1]);
 	struct kvm_userspace_memory_region2 region = {
 		.slot = GMEM_SLOT + FUZZ_NR_SLOTS,
 		.flags = KVM_MEM_GUEST_MEMFD,
@@ -289,22 +346,22 @@ void fuzz_op_bind_bad(struct fuzz_world *w, const u32 *arg)
 
 void fuzz_op_unbind(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
 	u32 i = arg[1] % FUZZ_NR_SLOTS;
 	struct fuzz_slot none = {};
 	bool fired, was_used;
 	int r;
 
-	if (!vm || (is_smm(i) && vm->has_private))
+	if (!vm || (fuzz_slot_is_smm(i) && vm->has_private))
 		return;
 
 	was_used = vm->slots[i].used;
-	r = set_slot(w, vm, i, &none, 0, 0, &fired);
+	r = fuzz_set_slot(w, vm, i, &none, 0, &fired);
 	fuzz_note(w, "slot %u of VM %ld deleted: %s", i, vm - w->vms, strerror(r));
 	fuzz_check(w, r == (was_used ? 0 : EINVAL) || (fired && r == ENOMEM),
 		   "Deleting slot %u: %s", i, strerror(r));
 	if (!r)
-		vm->slots[i] = none;
+		fuzz_slot_changed(vm, i, &none);
 }
 
 /* ---- Attributes ---- */
@@ -333,7 +390,7 @@ static int set_attributes(struct fuzz_vm *vm, u64 gpa, u64 size, u64 attributes,
 
 void fuzz_op_attributes(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
 	u64 gfn = arg[1] % FUZZ_WINDOW, nr = 1 + arg[2] % 64;
 	bool private = arg[3] & 1, fired;
 	int r, want = 0;
@@ -362,7 +419,7 @@ void fuzz_op_attributes(struct fuzz_world *w, const u32 *arg)
 
 void fuzz_op_attributes_bad(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
 	u64 gpa = GMEM_GPA, size = PAGE_SIZE, attributes = GMEM_PRIVATE, flags = 0;
 	int r;
 
@@ -407,7 +464,7 @@ static u64 pick_gfn(struct fuzz_vm *vm, const u32 *arg)
 
 static void guest_op(struct fuzz_world *w, const u32 *arg, enum fuzz_guest_op op)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
 	u64 gfn, end;
 
 	if (!vm)
@@ -436,27 +493,60 @@ void fuzz_op_guest_exec(struct fuzz_world *w, const u32 *arg)
 	guest_op(w, arg, FUZZ_GUEST_EXEC);
 }
 
+void fuzz_op_kvm_write(struct fuzz_world *w, const u32 *arg)
+{
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
+
+	if (vm)
+		fuzz_kvm_write(w, vm, pick_gfn(vm, arg));
+}
+
 /* EFAULT instead of ENOENT where the attribute of a gfn without a slot is private. */
 static bool is_no_memory(int r)
 {
 	return r == ENOENT || r == EFAULT;
 }
 
-static int pre_fault_outcome(struct fuzz_vm *vm, u64 gfn, u64 nr)
+/* Up to the first page that it fails at; *@unsure: it need not. */
+static int pre_fault_outcome(struct fuzz_vm *vm, u64 gfn, u64 nr, bool *unsure)
 {
 	u64 end = gfn + nr, *val;
+	bool may_miss;
 	int r = 0;
 
-	for (; gfn < end && !r; gfn++)
-		r = fuzz_guest_outcome(vm, gfn, &val);
-	return r == FUZZ_MMIO ? ENOENT : r;
+	*unsure = false;
+	for (; gfn < end && !r; gfn++) {
+		r = fuzz_guest_outcome(vm, gfn, &val, &may_miss);
+		*unsure |= may_miss;
+	}
+	if (r == FUZZ_MISSING)
+		fuzz_count(FUZZ_MISSING_PRE_FAULT);
+	return r == FUZZ_MMIO ? ENOENT : r == FUZZ_MISSING ? EFAULT : r;
+}
+
+/* What has been had, up to the first page that couldn't, if it did not go to the end. */
+static void pre_fault_touch(struct fuzz_world *w, struct fuzz_vm *vm, u64 gfn, u64 nr, int r)
+{
+	bool may_miss, unsure = false;
+	u64 end = gfn + nr, *val;
+
+	for (; gfn < end; gfn++) {
+		if (r && fuzz_guest_outcome(vm, gfn, &val, &may_miss))
+			return;
+		unsure |= r && may_miss;
+		if (!unsure)
+			fuzz_guest_touch(w, vm, gfn);
+		else
+			fuzz_guest_doubt(w, vm, gfn);
+	}
 }
 
 void fuzz_op_pre_fault(struct fuzz_world *w, const u32 *arg)
 {
-	struct fuzz_vm *vm = pick_vm(w, arg[0]);
-	u64 gfn, nr;
+	struct fuzz_vm *vm = fuzz_pick_vm(w, arg[0]);
+	u64 gfn, nr, i;
 	int r, want;
+	bool unsure;
 
 	/* A vCPU in a nested guest has no use for it. */
 	if (!vm || vm->nested)
@@ -464,9 +554,14 @@ void fuzz_op_pre_fault(struct fuzz_world *w, const u32 *arg)
 
 	gfn = pick_gfn(vm, arg);
 	nr = min((u64)FUZZ_WINDOW - gfn, 1 + (u64)arg[4] % 16);
-	want = pre_fault_outcome(vm, gfn, nr);
+	for (i = 0; i < FUZZ_NR_SLOTS; i++)
+		if (vm->slots[i].file)
+			fuzz_look(w, vm->slots[i].file);
+	want = pre_fault_outcome(vm, gfn, nr, &unsure);
 	r = gmem_pre_fault(vm->vcpu, GMEM_GPA + gfn * PAGE_SIZE, nr);
 	fuzz_note(w, "pre-fault VM %ld, pages %lu+%lu: %s", vm - w->vms, gfn, nr, strerror(r));
-	fuzz_check(w, r == want || (want == ENOENT && is_no_memory(r)),
+	fuzz_check(w, r == want || (want == ENOENT && is_no_memory(r)) ||
+		   (unsure && r == EFAULT),
 		   "Pre-fault of %lu+%lu: %s, want %s", gfn, nr, strerror(r), strerror(want));
+	pre_fault_touch(w, vm, gfn, nr, r);
 }
