@@ -113,6 +113,29 @@ static void hidden_convert(struct kunit *test)
 	expect_accounts(test);
 }
 
+/* A bad page may be held, and isn't taken away from under its holder; nor is it put back. */
+static void hidden_convert_bad(struct kunit *test)
+{
+	struct page *page;
+
+	fill(9, 0x99);
+	page = page_at(9);
+	KUNIT_ASSERT_NOT_NULL(test, page);
+	get_page(page);
+	SetPageHWPoison(page);
+	KUNIT_EXPECT_EQ(test, convert(8, 12, true, PRESERVE), 0);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
+	KUNIT_EXPECT_TRUE(test, is_readable(page));
+	KUNIT_EXPECT_EQ(test, convert(8, 12, false, PRESERVE), 0);
+	KUNIT_EXPECT_EQ(test, convert(8, 12, true, ZERO), 0);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
+	KUNIT_EXPECT_EQ(test, punch(8, 12), 0);
+	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
+	ClearPageHWPoison(page);
+	expect_hidden(test);
+	put_page(page);
+}
+
 static void hidden_zero(struct kunit *test)
 {
 	fill_block(0, 0x10);
@@ -651,6 +674,7 @@ static int hidden_fixed_init(struct kunit *test)
 static struct kunit_case hidden_cases[] = {
 	KUNIT_CASE(hidden_allocate),
 	KUNIT_CASE(hidden_convert),
+	KUNIT_CASE(hidden_convert_bad),
 	KUNIT_CASE(hidden_zero),
 	KUNIT_CASE(hidden_fails),
 	KUNIT_CASE(hidden_leave),

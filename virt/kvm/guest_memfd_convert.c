@@ -561,6 +561,13 @@ static int kvm_gmem_take_out_moving(struct folio *folio, void *arg)
 	struct gmem_take_out *t = arg;
 
 	t->end = folio->index;
+	/*
+	 * A bad page may be held, see kvm_gmem_folio_in_way(), and the holder's accesses
+	 * must not fault.  The guest doesn't get it, hence it has no secrets.
+	 */
+	if (folio_test_hwpoison(folio) && !folio_test_large(folio))
+		return 0;
+
 	return kvm_gmem_take_out(folio, &t->flush);
 }
 

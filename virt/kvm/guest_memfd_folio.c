@@ -62,9 +62,9 @@
  *   ->free_folio(), before its last reference can free it.  A user who holds an orphan of
  *   a shared page has one that was in, and that is left alone.
  * - A conversion to private takes folios out when everything else that may fail is done,
- *   flushes once, and puts them back if it fails.  A conversion to shared puts them back
- *   before it commits.  Between that and the commit nobody can reach the page: users wait,
- *   the guest is unmapped.
+ *   but for bad pages, which someone may hold; flushes once, and puts them back if it
+ *   fails.  A conversion to shared puts them back before it commits.  Between that and the
+ *   commit nobody can reach the page: users wait, the guest is unmapped.
  * - An entry of the direct map is never larger than the folio in it that is out: before a
  *   folio is split, the entry is, while that may fail.  So putting back changes whole
  *   entries, takes no memory, and cannot fail.  Memory failure alone splits a folio without
