@@ -696,15 +696,19 @@ static u64 nr_ipis, nr_pv_eois;
 
 static void ipi_handler(struct ex_regs *regs)
 {
-	u8 *eoi = (u8 *)GMEM_GPA;
+	u32 *eoi = (u32 *)GMEM_GPA;
+	bool done;
 
 	nr_ipis++;
-	if (READ_ONCE(*eoi) & 1) {
+	/*
+	 * One instruction: if the vCPU exits before it, KVM takes the bit away, and waits
+	 * for an EOI by way of the APIC.
+	 */
+	asm volatile("btrl $0, %1" : "=@ccc"(done), "+m"(*eoi));
+	if (done)
 		nr_pv_eois++;
-		WRITE_ONCE(*eoi, 0);
-		return;
-	}
-	x2apic_write_reg(APIC_EOI, 0);
+	else
+		x2apic_write_reg(APIC_EOI, 0);
 }
 
 static void guest_pv_eoi(gpa_t gpa)
