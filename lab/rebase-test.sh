@@ -177,7 +177,12 @@ is "... where it was committed" \
 	test "$(grep -v '^[#[	]' "$copy/bases/9.9/series" | sed -n 2p)" = kbuild-Add-what-only-this-base-lacks
 save
 
-# A step changes, and is brought to the other base.
+# A step is adapted there; then it changes, and is brought to the other base.
+echo "# adapted" >>"$copy/build/linux/MAINTAINERS"
+g commit -q -a -m "fixup! $(sed -n 's/^Subject: //p' "$copy/$maintainers")"
+is "a base may adapt a step" run export BASE=9.9
+is "... which is the one" changed "bases/9.9/seams/${maintainers##*/}"
+save
 is "back to $base again" run tree
 sed -i "s,^$added,&y," "$copy/build/linux/MAINTAINERS"
 refused "that are not exported" rebase TO=9.9
@@ -187,6 +192,8 @@ is "a base is brought up to date" run rebase TO=9.9
 run export BASE=9.9
 is "... with the step that has changed, and the one of its own" \
 	changed bases/9.9/carried "bases/9.9/seams/${maintainers##*/}"
+is "... with what has changed in the one" grep -q "^+${added}y" "$copy/bases/9.9/seams/${maintainers##*/}"
+is "... and what had been adapted" grep -qx '+# adapted' "$copy/bases/9.9/seams/${maintainers##*/}"
 save
 run tree
 g reset -q --hard HEAD~1

@@ -5,8 +5,9 @@
 # In the end, 'make export BASE=TO' writes bases/TO.
 #
 # Once bases/TO is there, this brings it up to date: a step that BASE has not changed
-# since it was carried over (bases/TO/carried) is TO's.  A step that TO alone has stays,
-# behind the step that it is behind there.
+# since it was carried over (bases/TO/carried) is TO's.  One that BASE has changed is
+# TO's plus that change: the project's git history has the step as it was.  A step that TO
+# alone has stays, behind the step that it is behind there.
 set -eu
 . lab/git.sh
 from=$base to=$LAB_TO
@@ -21,6 +22,43 @@ theirs=$($g rev-parse -q --verify "refs/heads/$to" || :)
 	fail "branch $to of build/linux has commits that are not exported: make export BASE=$to, or git branch -D $to there"
 [ "$old" != "$new" ] || fail "TO=$to: $($g log -1 --format=%s "$new") is the base already"
 
+# "SUM STEP" of each step of BASE in project $1, the lines of bases/TO/carried.
+sums() {
+	steps "$1" | while read -r _ step own; do
+		echo "$({ cat "$1/$data/seams/$step.patch"; echo "$own"; } | sha256sum | cut -d' ' -f1)  $step"
+	done
+}
+
+# "COMMIT STEP" of each step of BASE as it was carried over: from the project's newest
+# commit in which those that have changed since have the sums of bases/TO/carried.
+# Prints nothing if there is none, or if it does not compose any more.
+steps_as_carried() {
+	awk 'NR == FNR { if (NF > 2) changed[$2]; next } $2 in changed' "$tmp/picks" "bases/$to/carried" >"$tmp/sums"
+	for c in $(git log --format=%H -- "$data" 2>/dev/null); do
+		rm -rf "$tmp/old" && mkdir "$tmp/old"
+		git archive "$c" -- "$data" 2>/dev/null | tar -x -C "$tmp/old" 2>/dev/null || continue
+		sums "$tmp/old" >"$tmp/old.sums"
+		! grep -vqxFf "$tmp/old.sums" "$tmp/sums" || continue
+		git archive "$c" | tar -x -C "$tmp/old"
+		composed=$(lab/compose.sh "$tmp/old" 2>/dev/null) || break
+		steps "$tmp/old" | cut -d' ' -f2 >"$tmp/old.steps"
+		$g rev-list --reverse "$old..$composed" | paste -d' ' - "$tmp/old.steps"
+		break
+	done
+}
+
+# What has changed in a step of BASE, which was commit $1 and is $2, as a line of a git
+# rebase.  The old step is put behind the steps that the new one is behind, so that what
+# has changed in these is no part of it.  Fails if that conflicts.
+changes() {
+	there=$($g commit-tree -m there -p "$1^" "$2^^{tree}")
+	again=$($g merge-tree --write-tree "$there" "$1" 2>/dev/null) || return 1
+	again=$($g commit-tree -m "as carried" "$again")
+	keep="-C "
+	[ "$($g log -1 --format=%B "$1")" != "$($g log -1 --format=%B "$2")" ] || keep=
+	echo "fixup $keep$($g log -1 --format=%B "$2" | $g commit-tree -p "$again" "$2^{tree}")"
+}
+
 # BASE's steps, with the versions of own files that TO has.
 head=$($g rev-parse "$refs/composed")
 if [ -d "bases/$to/own" ]; then
@@ -28,9 +66,7 @@ if [ -d "bases/$to/own" ]; then
 fi
 steps . | cut -d' ' -f2 >"$tmp/steps"
 $g rev-list --reverse "$old..$head" | paste -d' ' - "$tmp/steps" >"$tmp/picks"
-steps . | while read -r _ step own; do
-	echo "$({ cat "$data/seams/$step.patch"; echo "$own"; } | sha256sum | cut -d' ' -f1)  $step"
-done >"$tmp/carried"
+sums . >"$tmp/carried"
 if [ "$to" != "$from" ] && [ -e "bases/$to/carried" ]; then
 	LAB_BASE=$to lab/compose.sh . >"$tmp/theirs" || fail "bases/$to does not compose; take it away to carry everything over anew"
 	(base=$to data=bases/$to; steps . | cut -d' ' -f2) >"$tmp/their.steps"
@@ -41,16 +77,27 @@ if [ "$to" != "$from" ] && [ -e "bases/$to/carried" ]; then
 			while ((getline l < now) > 0) { split(l, a, " +"); has[a[2]]; if (l in was) same[a[2]] }
 		}
 		NR == FNR {
-			if ($2 in same) own[$2] = $1
+			own[$2] = $1
 			if ($2 in has) last = $2
 			else if (!($2 in had)) behind[last] = behind[last] $0 "\n"
 			next
 		}
 		FNR == 1 { printf "%s", behind[""] }
-		{ print ($2 in own ? own[$2] : $1), $2; printf "%s", behind[$2] }' - "$tmp/picks" >"$tmp/picks.new"
+		$2 in same && $2 in own { $1 = own[$2] }
+		{ print $0, ($2 in own && !($2 in same) ? own[$2] : ""); printf "%s", behind[$2] }' - "$tmp/picks" >"$tmp/picks.new"
 	mv "$tmp/picks.new" "$tmp/picks"
 fi
-sed 's/^/pick /' "$tmp/picks" >"$tmp/todo"
+# The third column is TO's commit of a step that has changed.
+! grep -q ' .* [^ ]' "$tmp/picks" || steps_as_carried >"$tmp/was"
+while read -r now step own; do
+	was=$([ -z "$own" ] || awk -v step="$step" '$2 == step { print $1 }' "$tmp/was")
+	if [ "$was" ] && fixup=$(changes "$was" "$now"); then
+		printf 'pick %s\n%s\n' "$own" "$fixup"
+	else
+		[ -z "$own" ] || echo "lab: $step is carried over anew, what was adapted for $to in it is to be done again" >&2
+		echo "pick $now"
+	fi
+done <"$tmp/picks" >"$tmp/todo"
 
 # What the project side of TO is now, so that an export may write it.
 mkdir -p "bases/$to"
@@ -71,7 +118,7 @@ $g config user.email >/dev/null || $g config user.email "$GIT_COMMITTER_EMAIL"
 $g config rerere.enabled true
 $g config rerere.autoupdate true
 
-echo "lab: carrying $(wc -l <"$tmp/todo") steps of $($g log -1 --format=%s "$old") over to $($g log -1 --format=%s "$new")"
+echo "lab: carrying $(wc -l <"$tmp/picks") steps of $($g log -1 --format=%s "$old") over to $($g log -1 --format=%s "$new")"
 $g update-ref "refs/lab/$to/composed" "$new"
 $g checkout -q -B "$to" "$head"
 said=$(GIT_EDITOR=: GIT_SEQUENCE_EDITOR="cp $tmp/todo" $g rebase -i --empty=drop --onto "$new" "$old" 2>&1) || :
