@@ -118,16 +118,19 @@ static void hidden_convert_bad(struct kunit *test)
 {
 	struct page *page;
 
+	/* A single page, as its block is of two states. */
+	KUNIT_ASSERT_EQ(test, convert(10, 11, true, 0), 0);
 	fill(9, 0x99);
+	KUNIT_ASSERT_EQ(test, order_at(9), 0);
 	page = page_at(9);
 	KUNIT_ASSERT_NOT_NULL(test, page);
 	get_page(page);
 	SetPageHWPoison(page);
-	KUNIT_EXPECT_EQ(test, convert(8, 12, true, PRESERVE), 0);
+	KUNIT_EXPECT_EQ(test, convert(8, 10, true, PRESERVE), 0);
 	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
 	KUNIT_EXPECT_TRUE(test, is_readable(page));
-	KUNIT_EXPECT_EQ(test, convert(8, 12, false, PRESERVE), 0);
-	KUNIT_EXPECT_EQ(test, convert(8, 12, true, ZERO), 0);
+	KUNIT_EXPECT_EQ(test, convert(8, 10, false, PRESERVE), 0);
+	KUNIT_EXPECT_EQ(test, convert(8, 10, true, ZERO), 0);
 	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
 	KUNIT_EXPECT_EQ(test, punch(8, 12), 0);
 	KUNIT_EXPECT_TRUE(test, direct_map_has(page));
