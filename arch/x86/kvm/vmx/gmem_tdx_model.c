@@ -958,6 +958,7 @@ void tdx_model_add_vcpu(struct tdx_model *m)
 	vcpu->cpu = raw_smp_processor_id();
 	vcpu->mode = OUTSIDE_GUEST_MODE;
 	rcuwait_init(&vcpu->wait);
+	spin_lock_init(&vcpu->gmem_request.lock);
 	KUNIT_ASSERT_EQ(m->test, xa_insert(&kvm->vcpu_array, 0, vcpu, GFP_KERNEL), 0);
 	atomic_set(&kvm->online_vcpus, 1);
 }
