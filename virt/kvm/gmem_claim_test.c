@@ -394,6 +394,55 @@ static void gmem_claim_sync(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, end_other(), 0);
 }
 
+static void init_asker(struct kunit *test)
+{
+	dbl->asker = kunit_kzalloc(test, sizeof(*dbl->asker), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, dbl->asker);
+	dbl->asker->kvm = dbl->kvm;
+	spin_lock_init(&dbl->asker->gmem_request.lock);
+}
+
+static bool ask_to_share(pgoff_t index, u64 nr)
+{
+	guard(srcu)(&dbl->kvm->srcu);
+
+	return kvm_gmem_open_request(dbl->asker, KVM_GMEM_REQUEST_SHARE, BASE_GFN + index, nr);
+}
+
+/* A request is for pages of one slot. */
+static void gmem_claim_request(struct kunit *test)
+{
+	init_asker(test);
+	KUNIT_EXPECT_FALSE(test, ask_to_share(0, NR_PAGES + 1));
+	KUNIT_EXPECT_FALSE(test, ask_to_share(NR_PAGES - 1, 2));
+	KUNIT_EXPECT_FALSE(test, ask_to_share(1, U64_MAX));
+	KUNIT_EXPECT_FALSE(test, ask_to_share(NR_PAGES, 1));
+	KUNIT_EXPECT_EQ(test, kvm_gmem_close_request(dbl->asker), KVM_GMEM_REQUEST_NONE);
+
+	KUNIT_EXPECT_TRUE(test, ask_to_share(0, NR_PAGES));
+	KUNIT_EXPECT_EQ(test, kvm_gmem_close_request(dbl->asker), KVM_GMEM_REQUEST_SHARE);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_close_request(dbl->asker), KVM_GMEM_REQUEST_NONE);
+}
+
+static int closing_thread(void *arg)
+{
+	return other_is_done(kvm_gmem_close_request(dbl->asker));
+}
+
+static void close_in_hook(void)
+{
+	start_waiter(closing_thread);
+}
+
+/* A vCPU goes on when no conversion relies on its request any more. */
+static void gmem_claim_close(struct kunit *test)
+{
+	init_asker(test);
+	KUNIT_ASSERT_TRUE(test, ask_to_share(CLAIM_START, CLAIM_END - CLAIM_START));
+	convert_with_waiter(close_in_hook);
+	KUNIT_EXPECT_EQ(test, end_other(), KVM_GMEM_REQUEST_SHARE);
+}
+
 /* A conversion that is refused lets those go on that have waited for it, too. */
 static void gmem_claim_refused_wakes(struct kunit *test)
 {
@@ -788,6 +837,8 @@ static struct kunit_case gmem_claim_cases[] = {
 	KUNIT_CASE(gmem_claim_allocate),
 	KUNIT_CASE(gmem_claim_punch),
 	KUNIT_CASE(gmem_claim_sync),
+	KUNIT_CASE(gmem_claim_request),
+	KUNIT_CASE(gmem_claim_close),
 	KUNIT_CASE(gmem_claim_seek),
 	KUNIT_CASE(gmem_claim_walk),
 	KUNIT_CASE(gmem_claim_user_fault),

@@ -99,6 +99,9 @@ static struct gmem_double {
 	struct completion waiter_done;
 	int waiter_r;
 
+	/* It has a request, and never runs; the VM does not know it. */
+	struct kvm_vcpu *asker;
+
 	/* A guest fault that has its pfn, but mmu_lock not yet; 0 if there is none. */
 	gfn_t fault_gfn;
 	unsigned long fault_seq;

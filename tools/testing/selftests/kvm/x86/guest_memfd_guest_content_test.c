@@ -258,6 +258,26 @@ CONTENT_TEST(two_vcpus)
 	gmem_destroy(&g);
 }
 
+/* The second one's counts as much, and ends with the slot as well. */
+CONTENT_TEST(second_vcpu)
+{
+	struct kvm_vcpu *vcpu = self->vcpus[1];
+	struct gmem g;
+
+	new_private_file(&g, self->vcpus[0], 0);
+	ask(vcpu, &g, FIRST, COUNT, SHARE | KEEP);
+	gmem_unbind(&g);
+	gmem_bind(&g, GMEM_SLOT, GMEM_GPA);
+	expect_refused(&g, FIRST, COUNT, GMEM_SHARED);
+	answer(vcpu, -KVM_EINVAL);
+
+	ask(vcpu, &g, FIRST, COUNT, SHARE | KEEP);
+	expect_kept(&g, FIRST, COUNT, GMEM_SHARED);
+	answer(vcpu, 0);
+	gmem_host_check(&g, FIRST, COUNT, VAL + FIRST);
+	gmem_destroy(&g);
+}
+
 /* What comes to the same address later is not what the guest has asked for. */
 CONTENT_TEST(slot_goes)
 {
@@ -290,6 +310,65 @@ CONTENT_TEST(slot_goes)
 	gmem_destroy(&g);
 }
 
+/* Nor is what comes to an address that had no such memory when the guest asked. */
+CONTENT_TEST(not_yet_there)
+{
+	struct kvm_vcpu *vcpu = self->vcpus[0];
+	void *mem = kvm_mmap(NR * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_ANONYMOUS | MAP_PRIVATE, -1);
+	struct gmem g, other;
+
+	gmem_create(&g, self->vm, NR * PAGE_SIZE, FILE_FLAGS);
+	gmem_to_private(&g, 0, NR, 0);
+
+	/* Memory of the VMM. */
+	vm_set_user_memory_region(self->vm, OTHER_SLOT, 0, OTHER_GPA, NR * PAGE_SIZE, mem);
+	__ask(vcpu, OTHER_GPA, 4, SHARE | KEEP);
+	vm_set_user_memory_region(self->vm, OTHER_SLOT, 0, OTHER_GPA, 0, mem);
+	gmem_bind(&g, OTHER_SLOT, OTHER_GPA);
+	expect_refused(&g, 0, 4, GMEM_SHARED);
+	gmem_unbind(&g);
+	answer(vcpu, -KVM_EINVAL);
+
+	/* A slot whose file has gone. */
+	gmem_create(&other, self->vm, NR * PAGE_SIZE, FILE_FLAGS);
+	gmem_bind(&other, OTHER_SLOT, OTHER_GPA);
+	kvm_munmap(other.mem, other.size);
+	kvm_close(other.fd);
+	__ask(vcpu, OTHER_GPA, 4, SHARE | KEEP);
+	vm_set_user_memory_region2(self->vm, OTHER_SLOT, KVM_MEM_GUEST_MEMFD, OTHER_GPA, 0, 0,
+				   g.fd, 0);
+	gmem_bind(&g, OTHER_SLOT, OTHER_GPA);
+	expect_refused(&g, 0, 4, GMEM_SHARED);
+	answer(vcpu, -KVM_EINVAL);
+	gmem_destroy(&g);
+	kvm_munmap(mem, NR * PAGE_SIZE);
+}
+
+/* A slot that has a part of the file: the rest of it isn't what the guest means. */
+CONTENT_TEST(part_of_file)
+{
+	struct kvm_vcpu *vcpu = self->vcpus[0];
+	const u64 size = (NR - FIRST) * PAGE_SIZE;
+	struct gmem g;
+
+	gmem_create(&g, self->vm, NR * PAGE_SIZE, FILE_FLAGS);
+	gmem_to_private(&g, 0, NR, 0);
+	vm_set_user_memory_region2(self->vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA, size,
+				   g.mem + FIRST * PAGE_SIZE, g.fd, FIRST * PAGE_SIZE);
+	__ask(vcpu, GMEM_GPA, COUNT, SHARE | KEEP);
+
+	/* As many pages, from the first of the slot on, but not all of them are in it. */
+	expect_refused(&g, FIRST - 1, COUNT, GMEM_SHARED);
+	expect_refused(&g, 0, COUNT, GMEM_SHARED);
+	gmem_assert_private(&g, 0, NR);
+	expect_kept(&g, FIRST, COUNT, GMEM_SHARED);
+	answer(vcpu, 0);
+	vm_set_user_memory_region2(self->vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA, 0,
+				   g.mem + FIRST * PAGE_SIZE, g.fd, FIRST * PAGE_SIZE);
+	gmem_destroy(&g);
+}
+
 /* A slot, or memory, that is somewhere else. */
 CONTENT_TEST(elsewhere)
 {
@@ -313,6 +392,12 @@ CONTENT_TEST(elsewhere)
 	ask(vcpu, &other, 3, 1, SHARE | KEEP);
 	expect_refused(&g, 3, 1, GMEM_SHARED);
 	expect_kept(&other, 3, 1, GMEM_SHARED);
+	answer(vcpu, 0);
+
+	/* The other slot goes, and takes nothing along. */
+	ask(vcpu, &g, 3, 1, SHARE | KEEP);
+	gmem_unbind(&other);
+	expect_kept(&g, 3, 1, GMEM_SHARED);
 	answer(vcpu, 0);
 	gmem_destroy(&other);
 	gmem_destroy(&g);
