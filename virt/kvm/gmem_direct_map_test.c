@@ -602,6 +602,28 @@ static void blocks_bad_page(struct kunit *test)
 	heal(test, fresh);
 }
 
+/* No place in a block is too far out to be looked at. */
+static void blocks_bad_edges(struct kunit *test)
+{
+	static const pgoff_t edges[] = { 0, BLOCK_PAGES - 1 };
+	struct page *bad;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(edges); i++) {
+		KUNIT_ASSERT_EQ(test, allocate(0, BLOCK_PAGES), 0);
+		bad = page_at(edges[i]);
+		KUNIT_ASSERT_NOT_NULL(test, bad);
+		KUNIT_ASSERT_EQ(test, page_to_pfn(bad) % BLOCK_PAGES, edges[i]);
+		get_page(bad);
+		SetPageHWPoison(bad);
+
+		KUNIT_EXPECT_EQ(test, punch(0, BLOCK_PAGES), 0);
+		KUNIT_EXPECT_EQ(test, nr_blocks_out(), 1);
+		KUNIT_EXPECT_FALSE(test, direct_map_has(bad));
+		heal(test, bad);
+	}
+}
+
 /* What nobody needs at the moment goes back when memory is short, and no new block comes. */
 static void blocks_shrink(struct kunit *test)
 {
@@ -635,6 +657,16 @@ static void blocks_shrink(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
 
 	KUNIT_ASSERT_EQ(test, allocate(0, 4), 0);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
+/* A few pages are not worth a page table. */
+static void blocks_shrink_few(struct kunit *test)
+{
+	KUNIT_ASSERT_EQ(test, allocate(0, BLOCK_PAGES - BLOCK_PAGES / 16 + 1), 0);
+	KUNIT_EXPECT_EQ(test, kvm_gmem_shrink_blocks(BLOCK_PAGES), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES);
 	close_file();
 	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
 }
@@ -717,7 +749,9 @@ static struct kunit_case blocks_cases[] = {
 	KUNIT_CASE(blocks_convert),
 	KUNIT_CASE(blocks_lose_race),
 	KUNIT_CASE(blocks_bad_page),
+	KUNIT_CASE(blocks_bad_edges),
 	KUNIT_CASE(blocks_shrink),
+	KUNIT_CASE(blocks_shrink_few),
 	{}
 };
 
