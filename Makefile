@@ -66,7 +66,7 @@ family_arm64-debug := arm64
 # About how many steps a build from scratch has, for its progress line.
 steps_x86	:= 2500
 steps_arm64	:= 2300
-frags_x86	:= common x86 own
+frags_x86	:= common x86 walkers own
 frags_x86-debug	:= common x86 own debug
 frags_x86-kcsan	:= common x86 own kcsan
 frags_arm64	:= common arm64 own
