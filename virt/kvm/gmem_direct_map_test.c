@@ -624,6 +624,27 @@ static void blocks_bad_edges(struct kunit *test)
 	}
 }
 
+/* The same where each page of the block goes back alone. */
+static void blocks_bad_split(struct kunit *test)
+{
+	struct page *bad;
+
+	KUNIT_ASSERT_EQ(test, allocate(0, 8), 0);
+	KUNIT_EXPECT_EQ(test, punch(5, 6), 0);
+	bad = page_at(3);
+	KUNIT_ASSERT_NOT_NULL(test, bad);
+	get_page(bad);
+	SetPageHWPoison(bad);
+	KUNIT_EXPECT_EQ(test, punch(3, 4), 0);
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), BLOCK_PAGES - 1);
+	KUNIT_EXPECT_FALSE(test, direct_map_has(bad));
+	/* This one's, and two. */
+	KUNIT_EXPECT_EQ(test, page_count(bad), 3);
+	heal(test, bad);
+	close_file();
+	KUNIT_EXPECT_EQ(test, nr_blocks_out(), 0);
+}
+
 /* What nobody needs at the moment goes back when memory is short, and no new block comes. */
 static void blocks_shrink(struct kunit *test)
 {
@@ -749,6 +770,7 @@ static struct kunit_case blocks_cases[] = {
 	KUNIT_CASE(blocks_convert),
 	KUNIT_CASE(blocks_lose_race),
 	KUNIT_CASE(blocks_bad_page),
+	KUNIT_CASE(blocks_bad_split),
 	KUNIT_CASE(blocks_bad_edges),
 	KUNIT_CASE(blocks_shrink),
 	KUNIT_CASE(blocks_shrink_few),
