@@ -60,6 +60,15 @@ FIXTURE_TEARDOWN(direct_map_host)
 	kvm_vm_free(self->vm);
 }
 
+/*
+ * Devices are suspended only if the environment says that the one who waits for the result
+ * survives it: QEMU's virtio-serial ports, for one, are dead after that.
+ */
+static bool may_suspend(void)
+{
+	return getenv("GMEM_SUSPEND");
+}
+
 #define HOST_TEST(name)		TEST_F_TIMEOUT(direct_map_host, name, GMEM_TIMEOUT_S)
 
 static void new_filled(struct gmem *g, struct kvm_vm *vm, u64 nr, u64 flags)
@@ -230,6 +239,10 @@ HOST_TEST(hibernation_begun)
 	TEST_ASSERT_EQ(in_suspend, -1);
 	TEST_ASSERT(!ioctl(fd, SNAPSHOT_UNFREEZE), "Thawing processes: %s", strerror(errno));
 	check_destroy(self->vcpu, &g);
+	if (!may_suspend()) {
+		close(fd);
+		return;
+	}
 
 	/* Now it can go on. */
 	TEST_ASSERT(!ioctl(fd, SNAPSHOT_FREEZE), "Freezing processes: %s", strerror(errno));
@@ -313,8 +326,8 @@ HOST_TEST(kexec_jump)
 	struct kexec_segment segment;
 	struct gmem g;
 
-	if (access(KEXEC_LOADED, R_OK))
-		SKIP(return, "No kexec");
+	if (access(KEXEC_LOADED, R_OK) || !may_suspend())
+		SKIP(return, "No kexec, or devices must not be suspended");
 
 	new_filled(&g, self->vm, NR, SHARED);
 	TEST_ASSERT(!mlock(word, PAGE_SIZE), "mlock(): %s", strerror(errno));
@@ -521,7 +534,7 @@ static void hot_remove(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 block_size,
 {
 	bool removable[NR_MEMORY_BLOCKS], held[NR_MEMORY_BLOCKS] = {};
 	struct gmem g;
-	u64 i;
+	u64 i, nr = 0;
 
 	TEST_ASSERT(try_all(removable), "No memory block can be taken away");
 
@@ -537,9 +550,11 @@ static void hot_remove(struct kvm_vm *vm, struct kvm_vcpu *vcpu, u64 block_size,
 	gmem_guest_check_zero(vcpu, &g, 1, BLOCK - 1);
 	gmem_destroy(&g);
 
-	TEST_ASSERT(try_all(removable), "No memory block can be taken away");
+	/* Not all of them, as the kernel may have put something of its own there meanwhile. */
+	try_all(removable);
 	for (i = 0; i < NR_MEMORY_BLOCKS; i++)
-		TEST_ASSERT(!held[i] || removable[i], "Memory block %lu can't go any more", i);
+		nr += held[i] && removable[i];
+	TEST_ASSERT(nr, "What had the file can't be taken away any more");
 }
 
 /* What the kernel takes away it empties by migration, but not of these pages. */
