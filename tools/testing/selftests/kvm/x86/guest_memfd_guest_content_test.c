@@ -505,13 +505,13 @@ CONTENT_TEST(greedy)
 	struct kvm_vcpu *vcpu = self->vcpus[0];
 	pthread_t thread;
 	struct gmem g;
-	u64 i;
+	u64 i, seen;
 
 	new_private_file(&g, vcpu, 0);
 	kvm_pthread_create(&thread, NULL, greedy_thread, &g);
 	for (i = 0; i < GMEM_LOOPS(200); i++) {
 		ask(vcpu, &g, FIRST, COUNT, SHARE | KEEP);
-		gmem_wait_until(!gmem_page_is_private(&g, FIRST));
+		gmem_wait_until(!gmem_try_read(g.mem + FIRST * PAGE_SIZE, &seen));
 		answer(vcpu, 0);
 
 		/* No request is open any more, nor does a conversion rely on one. */
