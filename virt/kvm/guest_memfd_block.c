@@ -57,7 +57,7 @@
 #define GMEM_BLOCK_ORDER	get_order(SZ_2M)
 #define GMEM_BLOCK_PAGES	(SZ_2M >> PAGE_SHIFT)
 
-/* A block isn't split, for want of memory, for less fresh pages. */
+/* A block isn't split, for want of memory, for fewer fresh pages. */
 #define GMEM_BLOCK_MIN_SHRINK	(GMEM_BLOCK_PAGES / 16)
 
 struct gmem_block {
@@ -112,7 +112,7 @@ static int kvm_gmem_block_node(struct mempolicy *policy)
 	return numa_mem_id();
 }
 
-/* There are @nr more fresh pages in @block, or less. */
+/* There are @nr more fresh pages in @block, or fewer if negative. */
 static void kvm_gmem_block_add_fresh(struct gmem_block *block, int nr)
 {
 	lockdep_assert_held(&block->gi->blocks_lock);

@@ -112,20 +112,6 @@ static bool read_line(const char *path, char *text, size_t size)
 #define CORE_PATTERN	"/proc/sys/kernel/core_pattern"
 #define CORE		"/tmp/gmem_core"
 
-/* Pages of the core file that are full of @val. */
-static u64 count_pages(u64 val)
-{
-	u64 *buf = malloc(PAGE_SIZE), seen, nr = 0;
-	FILE *f = fopen(CORE, "r");
-
-	TEST_ASSERT(f && buf, "No core file, errno %d", errno);
-	while (fread(buf, PAGE_SIZE, 1, f) == 1)
-		nr += gmem_check_words(buf, val, &seen) < 0;
-	fclose(f);
-	free(buf);
-	return nr;
-}
-
 static void dump_core(struct child *c, struct gmem *g)
 {
 	const struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
@@ -150,9 +136,9 @@ static void expect_dump(struct gmem *g, u64 nr_in_core)
 	TEST_ASSERT_EQ(waitpid(c.pid, &status, 0), c.pid);
 	TEST_ASSERT(WIFSIGNALED(status) && WCOREDUMP(status), "No core, status 0x%x", status);
 
-	TEST_ASSERT(count_pages(OTHER), "The core is without the child's own memory");
+	TEST_ASSERT(gmem_count_pages(CORE, OTHER), "The core is without the child's own memory");
 	for (i = 0; i < g->size / PAGE_SIZE; i += g->size / PAGE_SIZE / 4)
-		TEST_ASSERT_EQ(count_pages(VAL + i), nr_in_core);
+		TEST_ASSERT_EQ(gmem_count_pages(CORE, VAL + i), nr_in_core);
 	unlink(CORE);
 }
 

@@ -351,20 +351,6 @@ READERS_TEST(memory)
 	TEST_ASSERT_EQ(errno, EFAULT);
 }
 
-/* Pages of @core that are full of @val. */
-static u64 count_pages(const char *core, u64 val)
-{
-	u64 *buf = malloc(PAGE_SIZE), seen, nr = 0;
-	FILE *f = fopen(core, "r");
-
-	TEST_ASSERT(f && buf, "No core file, errno %d", errno);
-	while (fread(buf, PAGE_SIZE, 1, f) == 1)
-		nr += gmem_check_words(buf, val, &seen) < 0;
-	fclose(f);
-	free(buf);
-	return nr;
-}
-
 static void dump_core(struct child *c, struct gmem *g)
 {
 	const struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
@@ -392,9 +378,9 @@ READERS_TEST(core_dump)
 	TEST_ASSERT_EQ(waitpid(c.pid, &status, 0), c.pid);
 	TEST_ASSERT(WIFSIGNALED(status) && WCOREDUMP(status), "No core, status 0x%x", status);
 
-	TEST_ASSERT(count_pages(CORE, VAL + SHARED - PLAIN), "No shared page in the core");
+	TEST_ASSERT(gmem_count_pages(CORE, VAL + SHARED - PLAIN), "No shared page in the core");
 	for (i = 0; i < SHARED - PLAIN; i++)
-		TEST_ASSERT_EQ(count_pages(CORE, VAL + i), 0);
+		TEST_ASSERT_EQ(gmem_count_pages(CORE, VAL + i), 0);
 	unlink(CORE);
 }
 

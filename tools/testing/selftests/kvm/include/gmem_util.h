@@ -242,6 +242,9 @@ void gmem_fill_words(u64 *p, u64 val);
 /* The index of the first word that differs, or -1. */
 int gmem_check_words(const u64 *p, u64 val, u64 *seen);
 
+/* Pages of the file at @path, e.g. a core dump, that are full of @val. */
+u64 gmem_count_pages(const char *path, u64 val);
+
 /* @nr pages of the file, from page @first on. */
 void gmem_host_fill(struct gmem *g, u64 first, u64 nr, u64 val);
 

@@ -213,6 +213,19 @@ int gmem_check_words(const u64 *p, u64 val, u64 *seen)
 	return -1;
 }
 
+u64 gmem_count_pages(const char *path, u64 val)
+{
+	u64 *buf = malloc(PAGE_SIZE), seen, nr = 0;
+	FILE *f = fopen(path, "r");
+
+	TEST_ASSERT(f && buf, "No %s, errno %d", path, errno);
+	while (fread(buf, PAGE_SIZE, 1, f) == 1)
+		nr += gmem_check_words(buf, val, &seen) < 0;
+	fclose(f);
+	free(buf);
+	return nr;
+}
+
 void gmem_host_fill(struct gmem *g, u64 first, u64 nr, u64 val)
 {
 	u64 i;
