@@ -274,6 +274,7 @@ static void test_held_beside(struct kvm_vcpu *vcpu, u64 bad, u64 held)
 	gmem_host_fill(&g, 0, NR_LARGE, VAL);
 	hold_by_pipe(pipes, g.mem + held * PAGE_SIZE);
 	gmem_poison_mapped(g.mem + bad * PAGE_SIZE);
+	TEST_ASSERT_EQ(user_code(&g, bad), BUS_MCEERR_AR);
 
 	expect_held(&g, 0, NR_LARGE, 0, 0);
 	expect_held(&g, 0, NR_LARGE, GMEM_PRESERVE, 0);
